@@ -1,0 +1,178 @@
+package state
+
+import (
+	"context"
+	"time"
+
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/orchestrator/store"
+	"rerack.dev/rerack/policies"
+)
+
+// Key prefixes. A record's key is its prefix and its name.
+const (
+	keyEpoch   = "epoch"
+	LeasesAt   = "lease/"
+	MachinesAt = "machine/"
+	DomainsAt  = "domain/"
+	BootsAt    = "boot/"
+	RunsAt     = "run/"
+	PlansAt    = "plan/"
+	ResultsAt  = "result/"
+)
+
+// Lease is the exclusive right to use a workload's identity and volumes.
+type Lease struct {
+	Workload string         `json:"workload"`
+	Epoch    uint64         `json:"epoch"`
+	Holder   policies.Where `json:"holder"` // zero: nobody holds it
+	Run      string         `json:"run,omitempty"`
+	Since    time.Time      `json:"since"`
+	Healthy  bool           `json:"healthy"`
+}
+
+// Machine is what Rerack has done with a machine and must not forget.
+type Machine struct {
+	Machine string      `json:"machine"`
+	Claim   *Claim      `json:"claim,omitempty"`
+	Fence   *FenceState `json:"fence,omitempty"`
+	Suspect *Suspect    `json:"suspect,omitempty"`
+	Host    *Host       `json:"host,omitempty"`
+}
+
+// Claim reserves a machine for one run.
+type Claim struct {
+	Run   string    `json:"run"`
+	Epoch uint64    `json:"epoch"`
+	For   string    `json:"for"` // workload name, or "host"
+	Since time.Time `json:"since"`
+}
+
+// FenceState is absorbing: nothing powers on or connects a fenced machine until it is unfenced.
+type FenceState struct {
+	Run    string           `json:"run"`
+	Epoch  uint64           `json:"epoch"`
+	Since  time.Time        `json:"since"`
+	Fences []policies.Fence `json:"fences,omitempty"` // as read back; empty while fencing is under way
+	Zombie *time.Time       `json:"zombie,omitempty"` // when it was seen powered on after it was fenced
+}
+
+// Suspect marks a machine that did not do what it should; it is no target until cleared.
+type Suspect struct {
+	Run    string    `json:"run"`
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
+}
+
+// Host is a machine that runs our hypervisor.
+type Host struct {
+	AgentURL string    `json:"agentURL"`
+	Epoch    uint64    `json:"epoch"`
+	Since    time.Time `json:"since"`
+}
+
+// Domain serialises runs on one failure domain.
+type Domain struct {
+	Domain string `json:"domain"`
+	Last   int    `json:"last"`   // number of the last run
+	Active string `json:"active"` // its id while it runs
+}
+
+// Epoch returns the newest epoch given out; 1 is that of adopted workloads.
+func Epoch(ctx context.Context, s store.Store) (uint64, error) {
+	e, _, err := Load[uint64](ctx, s, keyEpoch)
+	return max(e, 1), err
+}
+
+// NextEpoch gives out a new epoch, larger than every one before, to the named run. Asking again for
+// the same run gives the same epoch, so that a repeated step does not fence itself out.
+func NextEpoch(ctx context.Context, s store.Store, run string) (uint64, error) {
+	type given struct {
+		Epoch uint64 `json:"epoch"`
+	}
+	key := "epoch-of/" + run
+	for {
+		g, grev, err := Load[given](ctx, s, key)
+		if err != nil || g.Epoch != 0 {
+			return g.Epoch, err
+		}
+		last, rev, err := Load[uint64](ctx, s, keyEpoch)
+		if err != nil {
+			return 0, err
+		}
+		next := max(last, 1) + 1
+		a, err := Encode(next)
+		if err != nil {
+			return 0, err
+		}
+		b, err := Encode(given{next})
+		if err != nil {
+			return 0, err
+		}
+		err = s.Txn(ctx, store.PutIf(keyEpoch, a, rev), store.PutIf(key, b, grev))
+		if err == nil {
+			return next, nil
+		}
+		if !fault.Is(err, fault.Conflict) {
+			return 0, fault.Wrap(err, "give out an epoch", run)
+		}
+	}
+}
+
+// TakeLease raises the workload's lease to the run's epoch with nobody as holder: from here on the
+// former holder's epoch is stale. It refuses (fault.Stale) when a newer run has taken it.
+func TakeLease(ctx context.Context, s store.Store, workload, run string, epoch uint64, now time.Time) (former policies.Where, err error) {
+	_, err = Update(ctx, s, LeasesAt+workload, func(l *Lease) error {
+		if l.Epoch > epoch {
+			return &fault.Error{Kind: fault.Stale, Where: "lease of " + workload, What: "take lease",
+				Evidence: "a newer run " + l.Run + " holds it", Next: "look at that run"}
+		}
+		if l.Epoch == epoch && l.Run == run {
+			return nil
+		}
+		former = l.Holder
+		*l = Lease{Workload: workload, Epoch: epoch, Run: run, Since: now}
+		return nil
+	})
+	return former, err
+}
+
+// GrantLease makes where the holder of the workload under the run's epoch, which must be the lease's.
+func GrantLease(ctx context.Context, s store.Store, workload, run string, epoch uint64, where policies.Where, now time.Time) error {
+	_, err := Update(ctx, s, LeasesAt+workload, func(l *Lease) error {
+		if l.Epoch != epoch || l.Run != run {
+			return &fault.Error{Kind: fault.Stale, Where: "lease of " + workload, What: "grant lease",
+				Evidence: "it belongs to run " + l.Run, Next: "look at that run"}
+		}
+		if l.Holder != where {
+			l.Holder, l.Since, l.Healthy = where, now, false
+		}
+		return nil
+	})
+	return err
+}
+
+// ClaimMachine reserves a machine for a run in one compare-and-set together with the checks that it is
+// neither fenced, suspect nor claimed by another run (rule F7).
+func ClaimMachine(ctx context.Context, s store.Store, machine string, c Claim) error {
+	_, err := Update(ctx, s, MachinesAt+machine, func(m *Machine) error {
+		m.Machine = machine
+		switch {
+		case m.Fence != nil:
+			return conflict(machine, "it is fenced by "+m.Fence.Run, "rerack machine unfence "+machine)
+		case m.Suspect != nil:
+			return conflict(machine, "it is suspect: "+m.Suspect.Reason, "rerack machine clear "+machine)
+		case m.Claim != nil && m.Claim.Run != c.Run:
+			return conflict(machine, "run "+m.Claim.Run+" has claimed it", "choose another machine")
+		case m.Claim != nil && m.Claim.Epoch == c.Epoch && m.Claim.For == c.For:
+			return nil
+		}
+		m.Claim = &c
+		return nil
+	})
+	return err
+}
+
+func conflict(machine, evidence, next string) error {
+	return &fault.Error{Kind: fault.Conflict, Where: "machine " + machine, What: "claim", Evidence: evidence, Next: next}
+}
