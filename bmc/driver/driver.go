@@ -6,6 +6,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"net"
 	"time"
 )
@@ -35,6 +36,17 @@ type PowerRestorer interface {
 	// SetPowerRestore with stayOff keeps the machine off when power returns (rule F4).
 	SetPowerRestore(ctx context.Context, stayOff bool) error
 }
+
+// Identifier is implemented by drivers that can read UUID, serial, manufacturer and model in one cheap
+// call. Without it the caller reads the whole Inventory before a destructive act.
+type Identifier interface {
+	Identity(ctx context.Context) (Inventory, error)
+}
+
+// ErrSessionLost is wrapped by a driver's error when the BMC is there but no longer knows the session
+// (it rebooted, it expired the session, or another box answers at its address). The caller closes the
+// driver, opens a new one and verifies the identity again.
+var ErrSessionLost = errors.New("BMC session lost")
 
 // PowerState is what a BMC says of its machine.
 type PowerState string
