@@ -176,3 +176,101 @@ func ClaimMachine(ctx context.Context, s store.Store, machine string, c Claim) e
 func conflict(machine, evidence, next string) error {
 	return &fault.Error{Kind: fault.Conflict, Where: "machine " + machine, What: "claim", Evidence: evidence, Next: next}
 }
+
+// Boot says what a machine or VM shall boot now. The boot plane serves exactly these records.
+type Boot struct {
+	Name     string            `json:"name"` // record name: the machine's, or the workload's for a VM
+	Machine  string            `json:"machine"`
+	Workload string            `json:"workload,omitempty"` // empty for a Host
+	VM       bool              `json:"vm,omitempty"`
+	Run      string            `json:"run"`
+	Epoch    uint64            `json:"epoch"`
+	Workflow string            `json:"workflow"` // gets the milestones as signals
+	MACs     []string          `json:"macs"`
+	Address  string            `json:"address"` // with prefix length: 10.1.0.7/24
+	Gateway  string            `json:"gateway,omitempty"`
+	DNS      []string          `json:"dns,omitempty"`
+	Hostname string            `json:"hostname"`
+	Type     string            `json:"type"` // topology.ImageType
+	Kernel   string            `json:"kernel,omitempty"`
+	Initrds  []string          `json:"initrds,omitempty"`
+	Cmdline  map[string]string `json:"cmdline,omitempty"`
+	SAN      *SANBoot          `json:"san,omitempty"`
+	Expires  time.Time         `json:"expires"`
+	Nonce    string            `json:"nonce,omitempty"` // of the phone-home that consumed the token
+	PhonedAt *time.Time        `json:"phonedAt,omitempty"`
+}
+
+// SANBoot is the boot volume of a workload that boots from iSCSI.
+type SANBoot struct {
+	Portal    string `json:"portal"`
+	Target    string `json:"target"`
+	LUN       int    `json:"lun"`
+	Initiator string `json:"initiator"`
+}
+
+// RunState is where a run stands.
+type RunState string
+
+const (
+	RunRunning   RunState = "running"
+	RunWaiting   RunState = "waiting"   // for a person
+	RunDone      RunState = "done"      // everything came back
+	RunPartial   RunState = "partial"   // some workloads stay down, with reasons
+	RunSuspect   RunState = "suspect"   // not certain enough to act; nothing was touched
+	RunFailed    RunState = "failed"    // ended by an error; see Reason
+	RunCancelled RunState = "cancelled" // by a person, at a safe point
+)
+
+// Ended reports whether the run is over.
+func (s RunState) Ended() bool { return s != RunRunning && s != RunWaiting && s != "" }
+
+// Run is one recovery, as people see it.
+type Run struct {
+	ID          string            `json:"id"`
+	Domain      string            `json:"domain"`
+	Runbook     string            `json:"runbook"`
+	Trigger     string            `json:"trigger"` // person, api, alert, detector
+	By          string            `json:"by"`
+	Attestation string            `json:"attestation,omitempty"`
+	State       RunState          `json:"state"`
+	Reason      string            `json:"reason,omitempty"`
+	Epoch       uint64            `json:"epoch,omitempty"`
+	Requested   time.Time         `json:"requested"`
+	Ended       time.Time         `json:"ended,omitzero"`
+	Verdict     *policies.Verdict `json:"verdict,omitempty"`
+	Phases      []Phase           `json:"phases,omitempty"`
+	Workloads   []string          `json:"workloads,omitempty"` // that the domain held
+	Rounds      int               `json:"rounds,omitempty"`
+	Approvals   []Approval        `json:"approvals,omitempty"`
+}
+
+// Phase is one stretch of a run.
+type Phase struct {
+	Name  string    `json:"name"`
+	Start time.Time `json:"start"`
+	End   time.Time `json:"end,omitzero"`
+	Note  string    `json:"note,omitempty"`
+}
+
+// Approval is one person's yes.
+type Approval struct {
+	By string    `json:"by"`
+	At time.Time `json:"at"`
+}
+
+// Result is what became of one workload, or one Host, in a run.
+type Result struct {
+	Name       string               `json:"name"`
+	Host       bool                 `json:"host,omitempty"` // a machine that was made a Host
+	State      string               `json:"state"`          // fencing, planned, booting, running, healthy, left-out, failed
+	From       string               `json:"from,omitempty"`
+	Where      policies.Where       `json:"where,omitzero"`
+	Reason     string               `json:"reason"`
+	Constraint string               `json:"constraint,omitempty"`
+	Priority   int                  `json:"priority,omitempty"`
+	Wave       int                  `json:"wave,omitempty"`
+	Round      int                  `json:"round,omitempty"`
+	Times      map[string]time.Time `json:"times,omitempty"` // fenced, power-on, dhcp, kernel, phone-home, healthy
+	Tried      []string             `json:"tried,omitempty"` // machines that failed, with why
+}
