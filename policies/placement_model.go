@@ -1,0 +1,292 @@
+package policies
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+
+	"rerack.dev/rerack/orchestrator/topology"
+)
+
+// work is one pending workload, reduced to numbers.
+type work struct {
+	name       string
+	priority   int
+	weight     float64 // of its priority, see weigh
+	bare, virt bool    // where it may run
+	demand     int
+	cpus       int
+	memory     int64
+	group      int // spread group, -1 for none
+}
+
+// class is a set of machines that are the same to every workload: the same hardware in the same place,
+// and free or used by a victim of the same priority.
+type class struct {
+	hardware int
+	victim   int     // priority of the workload to evict, -1 when free
+	cost     float64 // weight of that workload
+	targets  []target
+}
+
+type target struct{ machine, victim string }
+
+// house is a machine that runs our hypervisor already.
+type house struct {
+	machine  string
+	hardware int
+	cpus     int
+	memory   int64
+}
+
+// model is the placement problem: pure numbers, all in an order that does not depend on map ranges or
+// on the order of the input.
+type model struct {
+	t       *topology.Topology
+	in      PlacementInput
+	fs      features
+	works   []work // by priority, then the hardest to place first
+	demands []demand
+	hw      []hardware
+	classes []class
+	houses  []house
+	groups  []spreadGroup
+	domains map[string]int
+	taken   map[occupancy]int // by spread-group members that run already
+	bareOn  [][]bool          // demand x hardware
+	virtOn  [][]bool          // demand x hardware, on an empty host
+	weight  map[int]float64   // by priority
+
+	excluded map[string]string // machine -> why it is no target, for the reasons
+	refused  []LeftOut         // pending workloads that are no question of room
+}
+
+func newModel(in PlacementInput) *model {
+	m := &model{t: in.Topology, in: in, fs: features{index: map[feature]int{}}, domains: map[string]int{},
+		taken: map[occupancy]int{}, excluded: map[string]string{}}
+	m.readWorks()
+	m.readMachines()
+	m.weigh()
+	m.readGroups()
+	m.match()
+	m.order()
+	return m
+}
+
+func (m *model) readWorks() {
+	type key struct {
+		always, bare string
+		cpus         int
+		memory       int64
+	}
+	seen := map[key]int{}
+	for _, name := range sortedKeys(setOf(m.in.Pending)) {
+		w, known := m.t.Workloads[name]
+		if !known {
+			m.refused = append(m.refused, LeftOut{name, ConstraintUnknown, fmt.Sprintf("workload %s is not declared", name)})
+			continue
+		}
+		if at, runs := m.in.Running[name]; runs {
+			m.refused = append(m.refused, LeftOut{name, ConstraintRunning, fmt.Sprintf("workload %s runs on %s: starting it again would double its identity", name, at.Machine)})
+			continue
+		}
+		always, bare := m.fs.needs(m.t, w.Spec)
+		k := key{fmt.Sprint(always), fmt.Sprint(bare), w.Spec.CPUs, w.Spec.MemoryMiB}
+		d, known := seen[k]
+		if !known {
+			d = len(m.demands)
+			seen[k] = d
+			m.demands = append(m.demands, demand{always, bare, w.Spec.CPUs, w.Spec.MemoryMiB})
+		}
+		m.works = append(m.works, work{name: name, priority: w.Spec.Priority, demand: d, cpus: w.Spec.CPUs, memory: w.Spec.MemoryMiB,
+			bare: w.Spec.RunsOn != topology.Virtual, virt: w.Spec.RunsOn != topology.Physical, group: -1})
+	}
+}
+
+// readMachines sorts the machines into classes of targets and running hosts. What is neither is
+// excluded with a reason: a machine is a target only when a pool says so and nobody needs it.
+func (m *model) readMachines() {
+	on := map[string][]string{}
+	for _, w := range sortedKeys(m.in.Running) {
+		at := m.in.Running[w].Machine
+		on[at] = append(on[at], w)
+	}
+	hwSeen, classSeen := map[string]int{}, map[[2]int]int{}
+	for _, name := range sortedKeys(m.t.Machines) {
+		mach := m.t.Machines[name]
+		room, isHost := m.in.Hosts[name]
+		victim, why := m.usable(mach, on[name], isHost)
+		if why != "" {
+			m.excluded[name] = why
+			continue
+		}
+		h := m.hardwareOf(mach, hwSeen)
+		if isHost {
+			m.houses = append(m.houses, house{name, h, room.FreeCPUs, room.FreeMemory})
+			continue
+		}
+		k := [2]int{h, -1}
+		if victim != "" {
+			k[1] = m.t.Workloads[victim].Spec.Priority
+		}
+		c, known := classSeen[k]
+		if !known {
+			c = len(m.classes)
+			classSeen[k] = c
+			m.classes = append(m.classes, class{hardware: h, victim: k[1]})
+		}
+		m.classes[c].targets = append(m.classes[c].targets, target{name, victim})
+	}
+	slices.SortStableFunc(m.classes, func(a, b class) int {
+		return cmp.Or(cmp.Compare(a.victim, b.victim), cmp.Compare(m.hw[a.hardware].memory, m.hw[b.hardware].memory),
+			cmp.Compare(m.hw[a.hardware].cpus, m.hw[b.hardware].cpus), cmp.Compare(a.targets[0].machine, b.targets[0].machine))
+	})
+}
+
+// usable returns the workload to evict, if any, or why the machine is no target.
+func (m *model) usable(mach topology.Machine, on []string, isHost bool) (victim, why string) {
+	if why, marked := m.in.Unusable[mach.Meta.Name]; marked {
+		return "", cmp.Or(why, "marked unusable")
+	}
+	if mach.Spec.Maintenance {
+		return "", "in maintenance"
+	}
+	if _, known := m.t.HardwareTypes[mach.Spec.HardwareType]; !known {
+		return "", "of an undeclared hardware type"
+	}
+	use := poolUse(m.t, mach)
+	switch {
+	case use == "":
+		return "", "in no pool"
+	case use == topology.UseNone:
+		return "", "in a pool that is never a target"
+	case isHost:
+		return "", ""
+	case len(on) > 1 || len(on) == 1 && m.in.Running[on[0]].VM:
+		return "", "a host whose room is not known"
+	case len(on) == 1 && !m.t.Workloads[on[0]].Spec.Repurposable:
+		return "", "running a workload that is not repurposable"
+	case len(on) == 1:
+		return on[0], ""
+	case use == topology.UseProduction:
+		return "", "in production without a repurposable workload"
+	}
+	return "", ""
+}
+
+// poolUse is the most restrictive use of the pools a machine is in, "" when it is in none. An empty
+// selector selects nothing (rule F9).
+func poolUse(t *topology.Topology, mach topology.Machine) topology.PoolUse {
+	found := map[topology.PoolUse]bool{}
+	for _, p := range t.MachinePools {
+		in := len(p.Spec.Selector) > 0
+		for k, v := range p.Spec.Selector {
+			got, there := mach.Meta.Labels[k]
+			in = in && there && got == v
+		}
+		if in {
+			found[p.Spec.Use] = true
+		}
+	}
+	for _, use := range [...]topology.PoolUse{topology.UseNone, topology.UseProduction, topology.UseSpare} {
+		if found[use] {
+			return use
+		}
+	}
+	return ""
+}
+
+func (m *model) hardwareOf(mach topology.Machine, seen map[string]int) int {
+	hw := m.t.HardwareTypes[mach.Spec.HardwareType].Spec
+	have := m.fs.has(m.t, mach)
+	k := fmt.Sprint(have, hw.CPUs, hw.MemoryMiB, hw.Hypervisor, mach.Spec.Rack)
+	if i, known := seen[k]; known {
+		return i
+	}
+	feeds := []int{}
+	for _, f := range sortedKeys(setOf(m.t.Racks[mach.Spec.Rack].Spec.Feeds)) {
+		feeds = append(feeds, m.domain("powerfeed/"+f))
+	}
+	seen[k] = len(m.hw)
+	m.hw = append(m.hw, hardware{have, hw.CPUs, hw.MemoryMiB, hw.Hypervisor, m.domain("rack/" + mach.Spec.Rack), feeds})
+	return seen[k]
+}
+
+func (m *model) domain(name string) int {
+	i, known := m.domains[name]
+	if !known {
+		i = len(m.domains)
+		m.domains[name] = i
+	}
+	return i
+}
+
+// weigh gives every priority that occurs a weight: three times that of the next lower one, so that one
+// workload outweighs two of the level below. Beyond 30 levels the factor shrinks to stay within the
+// exact range of a float64; the weights stay strictly rising.
+func (m *model) weigh() {
+	levels := map[int]bool{}
+	for _, w := range m.works {
+		levels[w.priority] = true
+	}
+	for _, c := range m.classes {
+		if c.victim >= 0 {
+			levels[c.victim] = true
+		}
+	}
+	sorted := make([]int, 0, len(levels))
+	for p := range levels {
+		sorted = append(sorted, p)
+	}
+	slices.Sort(sorted)
+	factor := 3.0
+	if len(sorted) > 30 {
+		factor = math.Pow(3, 30/float64(len(sorted)))
+	}
+	m.weight = map[int]float64{}
+	w := 1.0
+	for _, p := range sorted {
+		m.weight[p] = w
+		w *= factor
+	}
+	for i := range m.works {
+		m.works[i].weight = m.weight[m.works[i].priority]
+	}
+	for i := range m.classes {
+		if v := m.classes[i].victim; v >= 0 {
+			m.classes[i].cost = m.weight[v]
+		}
+	}
+}
+
+// match computes once which demand fits which hardware.
+func (m *model) match() {
+	m.bareOn, m.virtOn = make([][]bool, len(m.demands)), make([][]bool, len(m.demands))
+	for i := range m.demands {
+		d := &m.demands[i]
+		m.bareOn[i], m.virtOn[i] = make([]bool, len(m.hw)), make([]bool, len(m.hw))
+		for j := range m.hw {
+			h := &m.hw[j]
+			m.bareOn[i][j] = d.fitsBare(h)
+			m.virtOn[i][j] = h.hypervisor && d.fitsOn(h, h.cpus, h.memory-m.in.HostReserveMiB)
+		}
+	}
+}
+
+// order puts the works into the order in which they are placed: the more important first, and among
+// equals the one with the fewest machines to choose from, then the largest.
+func (m *model) order() {
+	choices := make([]int, len(m.demands))
+	for i := range m.demands {
+		for _, c := range m.classes {
+			if m.bareOn[i][c.hardware] || m.virtOn[i][c.hardware] {
+				choices[i] += len(c.targets)
+			}
+		}
+	}
+	slices.SortFunc(m.works, func(a, b work) int {
+		return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(choices[a.demand], choices[b.demand]),
+			cmp.Compare(b.memory, a.memory), cmp.Compare(b.cpus, a.cpus), cmp.Compare(a.name, b.name))
+	})
+}
