@@ -1,9 +1,10 @@
 // Package topology is the declared data centre: pure data, its YAML, its validation and its diff.
 // It does no I/O beyond readers it is given and imports nothing else of Rerack's.
 //
-// The struct tags are the single source of the YAML form, the JSON Schema and the API schema:
-// json names the field, doc explains it, enum/minimum/maximum/pattern bound it, required is the
-// absence of omitempty.
+// The struct tags are the single source of the YAML form, the JSON Schema, the API schema, the defaults
+// and the explanations: json names the field and omitempty makes it optional, doc explains it, ref names
+// the kind it points to, enum, minimum, maximum, minItems, pattern, keys (the pattern of a map's keys)
+// and format bound it, form says a pattern in words, default is what holds when it is left out.
 package topology
 
 import "net/netip"
@@ -34,8 +35,8 @@ const (
 
 // Meta names an object. Names are unique per kind.
 type Meta struct {
-	Name   string            `json:"name" doc:"Unique within the kind: lower-case letters, digits and dashes" pattern:"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"`
-	Labels map[string]string `json:"labels,omitempty" doc:"Free key-value pairs for selectors"`
+	Name   string            `json:"name" doc:"Unique within the kind" pattern:"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" form:"1 to 63 lower-case letters, digits and dashes, no dash at either end"`
+	Labels map[string]string `json:"labels,omitempty" doc:"Free key-value pairs for selectors" keys:"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"`
 }
 
 // Object is one declared thing: its kind, its name and what is wanted of it.
@@ -67,21 +68,21 @@ type (
 // SiteSpec is a place with its own control plane links.
 type SiteSpec struct {
 	Location   string `json:"location,omitempty" doc:"Where it is, for people"`
-	ProbeProxy string `json:"probeProxy,omitempty" doc:"SOCKS5 proxy inside the site through which workloads are health-checked from their own networks" example:"socks5://127.0.0.1:1080"`
+	ProbeProxy string `json:"probeProxy,omitempty" doc:"SOCKS5 proxy inside the site through which workloads are health-checked from their own networks" format:"socks5" example:"socks5://127.0.0.1:1080"`
 }
 
 // RackSpec is a rack: the usual failure domain.
 type RackSpec struct {
-	Site   string   `json:"site" doc:"Site it stands in"`
-	Units  int      `json:"units,omitempty" minimum:"1" maximum:"60" doc:"Height in rack units, default 42"`
-	Feeds  []string `json:"feeds,omitempty" doc:"PowerFeeds into the rack"`
+	Site   string   `json:"site" doc:"Site it stands in" ref:"Site"`
+	Units  int      `json:"units,omitempty" minimum:"1" maximum:"60" default:"42" doc:"Height in rack units"`
+	Feeds  []string `json:"feeds,omitempty" doc:"PowerFeeds into the rack" ref:"PowerFeed"`
 	Row    string   `json:"row,omitempty" doc:"Row or room, for people"`
-	Policy string   `json:"policy,omitempty" doc:"Policy for evidence and fencing of this rack; the built-in one when empty"`
+	Policy string   `json:"policy,omitempty" doc:"Policy for evidence and fencing of this rack; the built-in one when empty" ref:"Policy"`
 }
 
 // PowerFeedSpec is one electrical feed: a failure domain shared by racks.
 type PowerFeedSpec struct {
-	Site  string `json:"site"`
+	Site  string `json:"site" doc:"Site it feeds" ref:"Site"`
 	Watts int    `json:"watts,omitempty" minimum:"0" doc:"Capacity in watts; 0 = not limited"`
 }
 
@@ -103,26 +104,26 @@ const (
 
 // HardwareTypeSpec is what all machines of one model have in common.
 type HardwareTypeSpec struct {
-	Manufacturer string     `json:"manufacturer,omitempty"`
-	Model        string     `json:"model,omitempty"`
-	Arch         Arch       `json:"arch" enum:"x86_64,arm64"`
+	Manufacturer string     `json:"manufacturer,omitempty" doc:"Maker, for people"`
+	Model        string     `json:"model,omitempty" doc:"Model, for people"`
+	Arch         Arch       `json:"arch" enum:"x86_64,arm64" doc:"CPU architecture"`
 	CPUs         int        `json:"cpus" minimum:"1" maximum:"4096" doc:"Logical CPUs"`
 	MemoryMiB    int64      `json:"memoryMiB" minimum:"1" doc:"Memory in MiB"`
-	Firmware     []Firmware `json:"firmware" doc:"Ways it can boot" enum:"bios,uefi"`
+	Firmware     []Firmware `json:"firmware" minItems:"1" doc:"Ways it can boot" enum:"bios,uefi"`
 	Hypervisor   bool       `json:"hypervisor,omitempty" doc:"May run the hypervisor image and host virtual machines"`
-	Watts        int        `json:"watts,omitempty" minimum:"0" doc:"Power drawn under load"`
+	Watts        int        `json:"watts,omitempty" minimum:"0" doc:"Power drawn under load, in watts"`
 }
 
 // MachineSpec is one physical server.
 type MachineSpec struct {
-	Rack         string `json:"rack"`
+	Rack         string `json:"rack" doc:"Rack it stands in" ref:"Rack"`
 	Unit         int    `json:"unit,omitempty" minimum:"1" maximum:"60" doc:"Lowest rack unit it occupies"`
-	HardwareType string `json:"hardwareType"`
+	HardwareType string `json:"hardwareType" doc:"Its model" ref:"HardwareType"`
 	Serial       string `json:"serial,omitempty" doc:"Checked against the BMC before every destructive call"`
-	UUID         string `json:"uuid,omitempty" doc:"SMBIOS UUID; checked against the BMC before every destructive call"`
-	BMC          BMC    `json:"bmc"`
-	NICs         []NIC  `json:"nics"`
-	HBAs         []HBA  `json:"hbas,omitempty"`
+	UUID         string `json:"uuid,omitempty" doc:"SMBIOS UUID; checked against the BMC before every destructive call" pattern:"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$" form:"8-4-4-4-12 hex digits"`
+	BMC          BMC    `json:"bmc" doc:"How to reach its management controller"`
+	NICs         []NIC  `json:"nics" minItems:"1" doc:"Ethernet ports; it boots from the first"`
+	HBAs         []HBA  `json:"hbas,omitempty" doc:"Fibre Channel ports"`
 	// StorageAddress identifies this machine to iSCSI arrays. It belongs to the hardware and not to the
 	// workload: an access list by an identity that moves could not tell the old holder from the new one.
 	StorageAddress netip.Addr `json:"storageAddress,omitzero" doc:"The machine's own IP address towards iSCSI arrays"`
@@ -132,26 +133,26 @@ type MachineSpec struct {
 
 // BMC says how to reach a management controller.
 type BMC struct {
-	Address     string `json:"address" doc:"Host, host:port or https URL" example:"https://10.0.9.17"`
-	IPMIAddress string `json:"ipmiAddress,omitempty" doc:"host:port of IPMI when it differs from the address"`
-	Protocol    string `json:"protocol,omitempty" enum:"auto,redfish,ipmi,bmclib" doc:"auto (default) probes and remembers"`
-	Credentials string `json:"credentials" doc:"Name of a secret with username and password"`
-	Fingerprint string `json:"fingerprint,omitempty" doc:"SHA-256 of the BMC's certificate, hex; otherwise the system's and the configured CAs are trusted"`
+	Address     string `json:"address" doc:"Host, host:port or https URL" format:"bmc" example:"https://10.0.9.17"`
+	IPMIAddress string `json:"ipmiAddress,omitempty" doc:"host:port of IPMI when it differs from the address" format:"hostport"`
+	Protocol    string `json:"protocol,omitempty" enum:"auto,redfish,ipmi,bmclib" default:"auto" doc:"Protocol to speak; auto probes and remembers"`
+	Credentials string `json:"credentials" doc:"Name of a secret with username and password" pattern:"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$" form:"the name of a secret: letters, digits and . _ / -"`
+	Fingerprint string `json:"fingerprint,omitempty" doc:"SHA-256 of the BMC's certificate; otherwise the system's and the configured CAs are trusted" pattern:"^[0-9a-f]{64}$" form:"64 lower-case hex digits"`
 }
 
 // NIC is one Ethernet port and the switch port it is cabled to.
 type NIC struct {
-	Name   string `json:"name"`
-	MAC    MAC    `json:"mac"`
-	Switch string `json:"switch"`
-	Port   string `json:"port"`
+	Name   string `json:"name" doc:"Name on the machine" pattern:"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,63}$" form:"letters, digits and . _ / : -, at most 64" example:"eth0"`
+	MAC    MAC    `json:"mac" doc:"Burnt-in Ethernet address" example:"52:54:00:12:34:56"`
+	Switch string `json:"switch" doc:"Switch it is cabled to" ref:"Switch"`
+	Port   string `json:"port" doc:"Port of that switch" pattern:"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,63}$" form:"letters, digits and . _ / : -, at most 64"`
 }
 
 // HBA is one Fibre Channel port and the fabric it is cabled to.
 type HBA struct {
-	Name   string `json:"name"`
-	WWPN   WWPN   `json:"wwpn"`
-	Fabric string `json:"fabric"`
+	Name   string `json:"name" doc:"Name on the machine" pattern:"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,63}$" form:"letters, digits and . _ / : -, at most 64" example:"fc0"`
+	WWPN   WWPN   `json:"wwpn" doc:"Port name it logs in with" example:"20:00:00:25:b5:00:00:01"`
+	Fabric string `json:"fabric" doc:"Fabric it is cabled to" ref:"Fabric"`
 }
 
 // MachinePoolSpec groups machines by label and says what they may be used for.
@@ -168,206 +169,3 @@ const (
 	UseProduction PoolUse = "production"
 	UseNone       PoolUse = "none"
 )
-
-// SwitchSpec is one network switch.
-type SwitchSpec struct {
-	Rack        string   `json:"rack,omitempty" doc:"Rack it stands in; empty for a core switch outside any rack"`
-	Site        string   `json:"site,omitempty" doc:"Site, when it stands in no rack"`
-	Driver      string   `json:"driver" enum:"ovs"`
-	Address     string   `json:"address" doc:"Management endpoint" example:"tcp:10.0.9.2:6640"`
-	Bridge      string   `json:"bridge,omitempty" doc:"Bridge to manage (ovs), default br0"`
-	Credentials string   `json:"credentials,omitempty"`
-	Uplinks     []Uplink `json:"uplinks,omitempty" doc:"Links towards the core; closing the far ends cuts the switch off"`
-	Protected   []string `json:"protected,omitempty" doc:"Ports Rerack must never touch: its own way in"`
-}
-
-// Uplink is one cable from this switch to another.
-type Uplink struct {
-	Port     string `json:"port"`
-	Switch   string `json:"switch" doc:"Switch at the far end"`
-	PeerPort string `json:"peerPort" doc:"Port at the far end"`
-}
-
-// NetworkSpec is a VLAN with its subnet.
-type NetworkSpec struct {
-	Site    string       `json:"site"`
-	VLAN    int          `json:"vlan" minimum:"1" maximum:"4094"`
-	Subnet  netip.Prefix `json:"subnet" example:"10.1.0.0/24"`
-	Gateway netip.Addr   `json:"gateway,omitzero"`
-	DNS     []netip.Addr `json:"dns,omitempty"`
-	MTU     int          `json:"mtu,omitempty" minimum:"576" maximum:"9216" doc:"Default 1500"`
-}
-
-// FabricSpec is one Fibre Channel fabric, managed through one of its switches.
-type FabricSpec struct {
-	Site        string `json:"site"`
-	Driver      string `json:"driver" enum:"brocade"`
-	Address     string `json:"address" example:"https://10.0.9.3"`
-	VirtualID   int    `json:"virtualFabric,omitempty" minimum:"1" maximum:"128" doc:"Virtual fabric id, 0 = none"`
-	Credentials string `json:"credentials"`
-	Fingerprint string `json:"fingerprint,omitempty" doc:"SHA-256 of the certificate, hex"`
-}
-
-// Protocol is how a volume is reached.
-type Protocol string
-
-const (
-	ISCSI Protocol = "iscsi"
-	FC    Protocol = "fc"
-)
-
-// ArraySpec is one storage system.
-type ArraySpec struct {
-	Site        string        `json:"site"`
-	Rack        string        `json:"rack,omitempty" doc:"Rack it stands in: it burns with it"`
-	Driver      string        `json:"driver" enum:"tgt,ontap"`
-	Address     string        `json:"address" doc:"Management endpoint: a unix socket for tgt, an https URL for ontap" example:"unix:/run/tgt/socket.0"`
-	Credentials string        `json:"credentials,omitempty"`
-	Fingerprint string        `json:"fingerprint,omitempty" doc:"SHA-256 of the certificate, hex"`
-	Portals     []string      `json:"portals,omitempty" doc:"iSCSI portals, host:port"`
-	Targets     []ArrayTarget `json:"targets,omitempty" doc:"Fibre Channel target ports"`
-}
-
-// ArrayTarget is one FC port of an array.
-type ArrayTarget struct {
-	WWPN   WWPN   `json:"wwpn"`
-	Fabric string `json:"fabric"`
-}
-
-// VolumeSpec is a LUN.
-type VolumeSpec struct {
-	Array    string   `json:"array"`
-	Protocol Protocol `json:"protocol" enum:"iscsi,fc"`
-	Target   IQN      `json:"target,omitempty" doc:"iSCSI target name; one target per volume"`
-	ArrayRef string   `json:"arrayRef,omitempty" doc:"The array's own name of the LUN when it is not an iSCSI target" example:"/vol/v1/lun7"`
-	LUN      int      `json:"lun" minimum:"0" maximum:"16383"`
-	SizeGiB  int      `json:"sizeGiB,omitempty" minimum:"1"`
-	Shared   bool     `json:"shared,omitempty" doc:"May be written by several holders at once (a cluster filesystem)"`
-}
-
-// ImageType is what an image is.
-type ImageType string
-
-const (
-	ImageKernel     ImageType = "kernel"     // kernel + initrds + command line
-	ImageSAN        ImageType = "san"        // boots from the workload's own boot volume
-	ImageHypervisor ImageType = "hypervisor" // kernel form, makes the machine a Host
-)
-
-// ImageSpec is what to boot. Files are named by digest and live in the image store.
-type ImageSpec struct {
-	Type     ImageType         `json:"type" enum:"kernel,san,hypervisor"`
-	Arch     Arch              `json:"arch" enum:"x86_64,arm64"`
-	Firmware []Firmware        `json:"firmware,omitempty" enum:"bios,uefi" doc:"Ways it can boot; empty means all"`
-	Kernel   Digest            `json:"kernel,omitempty"`
-	Initrds  []Digest          `json:"initrds,omitempty"`
-	Cmdline  map[string]string `json:"cmdline,omitempty" doc:"Kernel parameters; an empty value is a flag"`
-}
-
-// RunsOn is where a workload may run.
-type RunsOn string
-
-const (
-	Physical RunsOn = "physical"
-	Virtual  RunsOn = "virtual"
-	Any      RunsOn = "any"
-)
-
-// WorkloadSpec is a server that somebody needs, independent of hardware.
-type WorkloadSpec struct {
-	Home         string            `json:"home,omitempty" doc:"Machine it runs on when first declared, and goes home to"`
-	RunsOn       RunsOn            `json:"runsOn" enum:"physical,virtual,any"`
-	Arch         Arch              `json:"arch" enum:"x86_64,arm64"`
-	Firmware     Firmware          `json:"firmware,omitempty" enum:"bios,uefi" doc:"Needed boot firmware; empty means any"`
-	CPUs         int               `json:"cpus" minimum:"1" maximum:"4096"`
-	MemoryMiB    int64             `json:"memoryMiB" minimum:"1"`
-	Hostname     string            `json:"hostname,omitempty" doc:"Default: the name"`
-	UUID         string            `json:"uuid,omitempty" doc:"Identity shown to the guest where hardware allows; derived from the name when empty"`
-	InitiatorIQN IQN               `json:"initiatorIQN,omitempty" doc:"iSCSI initiator name that travels with the workload"`
-	Networks     []Attachment      `json:"networks" doc:"Networks it must reach; the first is the one it boots from"`
-	Volumes      []VolumeUse       `json:"volumes,omitempty"`
-	Image        string            `json:"image"`
-	Priority     int               `json:"priority,omitempty" minimum:"0" maximum:"1000" doc:"Higher comes back first; default 0"`
-	Repurposable bool              `json:"repurposable,omitempty" doc:"May be evicted so that its machine can run something more important"`
-	Requires     map[string]string `json:"requires,omitempty" doc:"Labels the target machine must have"`
-	SpreadGroup  string            `json:"spreadGroup,omitempty" doc:"Workloads of one group never share a failure domain of the given scope"`
-	SpreadScope  string            `json:"spreadScope,omitempty" enum:"machine,rack,powerfeed" doc:"Default rack"`
-	DependsOn    []string          `json:"dependsOn,omitempty" doc:"Workloads that must be healthy before this one starts"`
-	Health       Health            `json:"health,omitzero"`
-}
-
-// Attachment is a workload's presence on a network: part of its identity.
-type Attachment struct {
-	Network string     `json:"network"`
-	Address netip.Addr `json:"address"`
-	MAC     MAC        `json:"mac,omitempty" doc:"MAC when it runs as a virtual machine; derived from the name when empty"`
-}
-
-// VolumeUse is a volume of a workload.
-type VolumeUse struct {
-	Volume   string `json:"volume"`
-	Boot     bool   `json:"boot,omitempty"`
-	ReadOnly bool   `json:"readOnly,omitempty"`
-}
-
-// Health says how to see that the workload serves. The zero value trusts the phone-home.
-type Health struct {
-	HTTPPort int    `json:"httpPort,omitempty" minimum:"1" maximum:"65535" doc:"GET on its first address must answer 2xx"`
-	Path     string `json:"path,omitempty" doc:"Default /"`
-	TCPPort  int    `json:"tcpPort,omitempty" minimum:"1" maximum:"65535" doc:"A TCP connection must be accepted"`
-}
-
-// RunbookSpec is a named recovery procedure.
-type RunbookSpec struct {
-	Scope           []string `json:"scope" doc:"Failure domains it is for" example:"rack/rack-a"`
-	Policy          string   `json:"policy,omitempty" doc:"Policy of the recovery; the built-in one when empty"`
-	HypervisorImage string   `json:"hypervisorImage,omitempty" doc:"Image that makes a machine a Host; without it no host is booted for virtual machines"`
-	Triggers        Triggers `json:"triggers"`
-	Approvals       int      `json:"approvals,omitempty" minimum:"0" maximum:"5" doc:"People who must approve before the first destructive act"`
-	RTO             Duration `json:"rto,omitempty" doc:"Goal for the whole recovery" example:"15m"`
-}
-
-// Triggers says who may start a runbook.
-type Triggers struct {
-	Person   bool `json:"person"`
-	API      bool `json:"api,omitempty"`
-	Alert    bool `json:"alert,omitempty"`
-	Detector bool `json:"detector,omitempty" doc:"The failure detector itself, after a verdict of burned"`
-}
-
-// PolicySpec holds every waiting time and threshold of detection, fencing and recovery.
-type PolicySpec struct {
-	Evidence EvidencePolicy `json:"evidence,omitzero"`
-	Fencing  FencingPolicy  `json:"fencing,omitzero"`
-	Recovery RecoveryPolicy `json:"recovery,omitzero"`
-}
-
-// EvidencePolicy decides when a failure domain counts as burned (rules F1 and F6).
-type EvidencePolicy struct {
-	PollEvery       Duration `json:"pollEvery,omitempty" doc:"How often devices are read, default 10s"`
-	SilentAfter     Duration `json:"silentAfter,omitempty" doc:"A BMC or switch counts as silent after this long without an answer, default 30s"`
-	HoldFor         Duration `json:"holdFor,omitempty" doc:"All evidence must hold this long before the verdict, default 30s"`
-	MaxAge          Duration `json:"maxAge,omitempty" doc:"Evidence older than this counts as unknown, default 60s"`
-	MinKinds        int      `json:"minKinds,omitempty" minimum:"2" maximum:"5" doc:"Independent kinds needed for burned, default 2"`
-	MassPercent     int      `json:"massPercent,omitempty" minimum:"1" maximum:"100" doc:"More than this share of all machines silent at once means that we are cut off, default 34"`
-	SuspectDeadline Duration `json:"suspectDeadline,omitempty" doc:"A run that is still not certain by then ends as suspect, default 5m"`
-}
-
-// FencingPolicy decides when a machine counts as fenced (rules F2 and F3).
-type FencingPolicy struct {
-	OffReadings int      `json:"offReadings,omitempty" minimum:"1" maximum:"10" doc:"Consecutive off readings that make off, default 3"`
-	OffInterval Duration `json:"offInterval,omitempty" doc:"Time between them, default 5s"`
-	PowerLimit  Duration `json:"powerLimit,omitempty" doc:"How long a power-off may take before the other fences must do, default 60s"`
-	DeviceLimit Duration `json:"deviceLimit,omitempty" doc:"How long one switch, fabric or array may take, default 60s"`
-}
-
-// RecoveryPolicy bounds a recovery.
-type RecoveryPolicy struct {
-	BootDeadline   Duration `json:"bootDeadline,omitempty" doc:"Power-on to phone-home, default 15m"`
-	HealthDeadline Duration `json:"healthDeadline,omitempty" doc:"Phone-home to healthy, default 5m"`
-	Rounds         int      `json:"rounds,omitempty" minimum:"1" maximum:"20" doc:"How often what failed to boot is planned again on other machines, default 4"`
-	BootsAtOnce    int      `json:"bootsAtOnce,omitempty" minimum:"1" maximum:"5000" doc:"Machines and VMs powered on in parallel, default 64"`
-	PowerOnGap     Duration `json:"powerOnGap,omitempty" doc:"Pause between power-ons of one rack, for inrush current, default 0"`
-	ResendOn       Duration `json:"resendOn,omitempty" doc:"A power-on that is not seen is sent again after this, default 30s"`
-	HostReserveMiB int64    `json:"hostReserveMiB,omitempty" minimum:"0" doc:"Memory the hypervisor keeps for itself, default 2048"`
-}
