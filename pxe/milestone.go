@@ -1,0 +1,69 @@
+package pxe
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// Kind of a milestone.
+type Kind uint8
+
+const (
+	KindDHCP      Kind = iota // firmware or iPXE took its address with a boot file
+	KindBootFile              // the loader runs or was fetched
+	KindScript                // the boot script was fetched
+	KindKernel                // the kernel was fetched whole
+	KindPhoneHome             // the booted system reported with its token
+	KindHealthy               // the booted system says that it works
+	KindFailed                // the machine says that it does not
+	KindReboot                // a machine whose token is used up asks to boot again
+	KindAlarm                 // somebody used a token in a way its owner would not: see Detail
+)
+
+var kindNames = [...]string{"dhcp", "bootfile", "script", "kernel", "phone-home", "healthy", "failed", "reboot", "alarm"}
+
+func (k Kind) String() string { return kindNames[k] }
+
+// MarshalText writes the name.
+func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// Milestone is something a booting machine has reached.
+type Milestone struct {
+	Machine string
+	Run     string
+	Epoch   uint64
+	Kind    Kind
+	At      time.Time
+	From    netip.Addr // source of the packet or request: the relay's for dhcp
+	Detail  string     // one line for people; printable, at most 1,024 bytes, never the token
+	Nonce   string     // phone-home, healthy, failed
+	// AgentURL is where a hypervisor agent answers, if the machine runs one.
+	AgentURL string
+}
+
+// Milestones is the durable sink.
+//
+// Reached MUST return nil only when the milestone is durable. For KindPhoneHome it MUST decide
+// atomically over all boot servers: the first nonce of (Machine, Run, Epoch) is recorded and nil
+// returned, the same nonce again is nil again, another is fault.Conflict. For KindHealthy and
+// KindFailed a Nonce other than the recorded one is fault.Conflict; KindFailed may come before any
+// phone-home. An epoch that is over is fault.Stale. Other kinds need no answer.
+type Milestones interface {
+	Reached(ctx context.Context, m Milestone) error
+}
+
+// Join is the request of a booted agent for a certificate.
+type Join struct {
+	Machine string
+	Run     string
+	Epoch   uint64
+	From    netip.Addr
+	CSR     []byte // PKCS #10, DER or PEM as sent; at most 16 KiB and not looked at here
+}
+
+// Joiner signs the certificate of an agent. It returns a PEM chain, leaf first, and the PEM of the
+// authority the agent shall trust.
+type Joiner interface {
+	Join(ctx context.Context, j Join) (chain, ca []byte, err error)
+}

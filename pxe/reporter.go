@@ -1,0 +1,87 @@
+package pxe
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"rerack.dev/rerack/internal/fault"
+)
+
+// Reporter hands the milestones nobody waits for to the sink. Note never blocks: when the sink is slow
+// and the queue full, a milestone is dropped and counted, and comes again with the next packet.
+type Reporter struct {
+	sink    Milestones
+	log     *slog.Logger
+	queue   chan note
+	dropped atomic.Uint64
+	failed  atomic.Uint64
+}
+
+type note struct {
+	m Milestone
+	e *Entry
+}
+
+// sinkTimeout bounds one call of the sink.
+const sinkTimeout = 10 * time.Second
+
+// NewReporter makes a reporter with room for size milestones.
+func NewReporter(sink Milestones, size int, log *slog.Logger) (*Reporter, error) {
+	if sink == nil || size < 1 {
+		return nil, fault.New(fault.Invalid, "Reporter needs a sink and a queue of at least 1")
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Reporter{sink: sink, log: log, queue: make(chan note, size)}, nil
+}
+
+// Note reports that the machine of e reached k; only the first time within one run and epoch, except
+// for alarms.
+func (r *Reporter) Note(e *Entry, k Kind, from netip.Addr, detail string) {
+	bit := uint32(1) << k
+	if k != KindAlarm && e.state.reported.Or(bit)&bit != 0 {
+		return
+	}
+	m := e.Milestone(k, from, detail)
+	select {
+	case r.queue <- note{m, e}:
+	default:
+		r.dropped.Add(1)
+		e.state.reported.And(^bit)
+	}
+}
+
+// Milestone makes one of the entry's machine at the present time.
+func (e *Entry) Milestone(k Kind, from netip.Addr, detail string) Milestone {
+	return Milestone{Machine: e.Intent.Machine, Run: e.Intent.Run, Epoch: e.Intent.Epoch, Kind: k,
+		At: time.Now(), From: from, Detail: detail}
+}
+
+// Run hands on milestones, one at a time and in order, until ctx ends.
+func (r *Reporter) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case n := <-r.queue:
+			r.hand(ctx, n)
+		}
+	}
+}
+
+func (r *Reporter) hand(ctx context.Context, n note) {
+	ctx, cancel := context.WithTimeout(ctx, sinkTimeout)
+	defer cancel()
+	if err := r.sink.Reached(ctx, n.m); err != nil {
+		r.failed.Add(1)
+		n.e.state.reported.And(^(uint32(1) << n.m.Kind))
+		r.log.Warn("milestone not recorded", "machine", n.m.Machine, "run", n.m.Run, "kind", n.m.Kind.String(), "err", err)
+	}
+}
+
+// Lost counts the milestones that were dropped because the queue was full, and those the sink refused.
+func (r *Reporter) Lost() (dropped, failed uint64) { return r.dropped.Load(), r.failed.Load() }
