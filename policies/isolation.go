@@ -110,7 +110,8 @@ func (w *wiring) isolate(name string) Isolation {
 }
 
 // cut severs a dead switch from everything alive. Neighbours that are dead as well cannot close a port
-// either, so they are severed together with it: a switch that does not answer may still forward.
+// either, so they are severed together with it: a switch that does not answer may still forward. A dead
+// switch outside any rack is never severed: routers, arrays and other sites hang on a core unseen.
 func (w *wiring) cut(name string) cut {
 	if c, done := w.cuts[name]; done {
 		return c
@@ -125,6 +126,11 @@ func (w *wiring) cut(name string) cut {
 
 func (w *wiring) sever(name string, island []string) cut {
 	isle := setOf(island)
+	for _, s := range island {
+		if w.t.Switches[s].Spec.Rack == "" {
+			return cut{impossible: fmt.Sprintf("switch %s does not answer, and neither does the core switch %s it leads to, which must not be cut off", name, s)}
+		}
+	}
 	var machines, switches []string
 	for _, s := range w.reach(island, func(l link) bool { return l.downwards }) {
 		others := w.bystanders(w.on[s])

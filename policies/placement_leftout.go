@@ -24,14 +24,14 @@ func (l *layout) whyNot(w int) LeftOut {
 		constraint, detail := "", ""
 		switch {
 		case x.bare:
-			constraint, detail = d.misfit(&l.fs, h, true, 0)
+			constraint, detail = l.misfit(d, h, true)
 			if constraint != "" && x.virt && l.in.BootHosts && l.virtOn[x.demand][k.hardware] {
 				constraint = ""
 			}
 		case !l.in.BootHosts:
 			constraint, detail = ConstraintHosts, "a running host"
 		default:
-			constraint, detail = d.misfit(&l.fs, h, false, l.in.HostReserveMiB)
+			constraint, detail = l.misfit(d, h, false)
 		}
 		switch {
 		case constraint != "":
@@ -68,7 +68,7 @@ func (l *layout) whyNot(w int) LeftOut {
 	if worst == "" {
 		return out(ConstraintHosts, "no host has room for it, and none may be booted")
 	}
-	return out(worst, "none of %d machines fits: %d lack %s", targets, bad[worst], what[worst])
+	return out(worst, "none of %d machines fits; of %d, for example: %s", targets, bad[worst], what[worst])
 }
 
 // houseRoom counts the running hosts whose hardware suits w, and says whether one would take it.
@@ -78,7 +78,7 @@ func (l *layout) houseRoom(w int) (suit int, room bool) {
 	}
 	for h := range l.hosts {
 		v := &l.hosts[h]
-		if v.class < 0 && l.demands[l.works[w].demand].always.within(l.hw[v.hardware].have) {
+		if v.class < 0 && l.virtOn[l.works[w].demand][v.hardware] {
 			suit++
 			room = room || l.canJoin(w, h)
 		}

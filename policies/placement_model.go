@@ -45,10 +45,10 @@ type house struct {
 type model struct {
 	t       *topology.Topology
 	in      PlacementInput
-	fs      features
 	works   []work // by priority, then the hardest to place first
 	demands []demand
 	hw      []hardware
+	builds  []string // one machine of each build
 	classes []class
 	houses  []house
 	groups  []spreadGroup
@@ -58,12 +58,14 @@ type model struct {
 	virtOn  [][]bool          // demand x hardware, on an empty host
 	weight  map[int]float64   // by priority
 
+	hwIndex, buildIndex map[string]int
+
 	excluded map[string]string // machine -> why it is no target, for the reasons
 	refused  []LeftOut         // pending workloads that are no question of room
 }
 
 func newModel(in PlacementInput) *model {
-	m := &model{t: in.Topology, in: in, fs: features{index: map[feature]int{}}, domains: map[string]int{},
+	m := &model{t: in.Topology, in: in, domains: map[string]int{}, hwIndex: map[string]int{}, buildIndex: map[string]int{},
 		taken: map[occupancy]int{}, excluded: map[string]string{}}
 	m.readWorks()
 	m.readMachines()
@@ -75,12 +77,7 @@ func newModel(in PlacementInput) *model {
 }
 
 func (m *model) readWorks() {
-	type key struct {
-		always, bare string
-		cpus         int
-		memory       int64
-	}
-	seen := map[key]int{}
+	seen := map[string]int{}
 	for _, name := range sortedKeys(setOf(m.in.Pending)) {
 		w, known := m.t.Workloads[name]
 		if !known {
@@ -91,13 +88,12 @@ func (m *model) readWorks() {
 			m.refused = append(m.refused, LeftOut{name, ConstraintRunning, fmt.Sprintf("workload %s runs on %s: starting it again would double its identity", name, at.Machine)})
 			continue
 		}
-		always, bare := m.fs.needs(m.t, w.Spec)
-		k := key{fmt.Sprint(always), fmt.Sprint(bare), w.Spec.CPUs, w.Spec.MemoryMiB}
+		k := demandKey(m.t, w.Spec)
 		d, known := seen[k]
 		if !known {
 			d = len(m.demands)
 			seen[k] = d
-			m.demands = append(m.demands, demand{always, bare, w.Spec.CPUs, w.Spec.MemoryMiB})
+			m.demands = append(m.demands, demand{name, w.Spec.CPUs, w.Spec.MemoryMiB})
 		}
 		m.works = append(m.works, work{name: name, priority: w.Spec.Priority, demand: d, cpus: w.Spec.CPUs, memory: w.Spec.MemoryMiB,
 			bare: w.Spec.RunsOn != topology.Virtual, virt: w.Spec.RunsOn != topology.Physical, group: -1})
@@ -112,7 +108,7 @@ func (m *model) readMachines() {
 		at := m.in.Running[w].Machine
 		on[at] = append(on[at], w)
 	}
-	hwSeen, classSeen := map[string]int{}, map[[2]int]int{}
+	classSeen, asked := map[[2]int]int{}, askedLabels(m.t, m.in.Pending)
 	for _, name := range sortedKeys(m.t.Machines) {
 		mach := m.t.Machines[name]
 		room, isHost := m.in.Hosts[name]
@@ -121,7 +117,7 @@ func (m *model) readMachines() {
 			m.excluded[name] = why
 			continue
 		}
-		h := m.hardwareOf(mach, hwSeen)
+		h := m.hardwareOf(mach, asked)
 		if isHost {
 			m.houses = append(m.houses, house{name, h, room.FreeCPUs, room.FreeMemory})
 			continue
@@ -155,7 +151,7 @@ func (m *model) usable(mach topology.Machine, on []string, isHost bool) (victim,
 	if _, known := m.t.HardwareTypes[mach.Spec.HardwareType]; !known {
 		return "", "of an undeclared hardware type"
 	}
-	use := poolUse(m.t, mach)
+	use := poolUse(m.t, mach.Meta.Name)
 	switch {
 	case use == "":
 		return "", "in no pool"
@@ -175,42 +171,34 @@ func (m *model) usable(mach topology.Machine, on []string, isHost bool) (victim,
 	return "", ""
 }
 
-// poolUse is the most restrictive use of the pools a machine is in, "" when it is in none. An empty
-// selector selects nothing (rule F9).
-func poolUse(t *topology.Topology, mach topology.Machine) topology.PoolUse {
-	found := map[topology.PoolUse]bool{}
-	for _, p := range t.MachinePools {
-		in := len(p.Spec.Selector) > 0
-		for k, v := range p.Spec.Selector {
-			got, there := mach.Meta.Labels[k]
-			in = in && there && got == v
-		}
-		if in {
-			found[p.Spec.Use] = true
-		}
-	}
-	for _, use := range [...]topology.PoolUse{topology.UseNone, topology.UseProduction, topology.UseSpare} {
-		if found[use] {
-			return use
-		}
-	}
-	return ""
-}
-
-func (m *model) hardwareOf(mach topology.Machine, seen map[string]int) int {
-	hw := m.t.HardwareTypes[mach.Spec.HardwareType].Spec
-	have := m.fs.has(m.t, mach)
-	k := fmt.Sprint(have, hw.CPUs, hw.MemoryMiB, hw.Hypervisor, mach.Spec.Rack)
-	if i, known := seen[k]; known {
+// hardwareOf numbers the hardware of a machine; asked are the labels that matter.
+func (m *model) hardwareOf(mach topology.Machine, asked []string) int {
+	name := mach.Meta.Name
+	key := machineKey(m.t, mach, asked)
+	k := key + "\n" + mach.Spec.Rack
+	if i, known := m.hwIndex[k]; known {
 		return i
 	}
-	feeds := []int{}
+	b, known := m.buildIndex[key]
+	if !known {
+		b = len(m.builds)
+		m.buildIndex[key] = b
+		m.builds = append(m.builds, name)
+	}
+	hw := m.t.HardwareTypes[mach.Spec.HardwareType].Spec
+	h := hardware{of: name, build: b, cpus: hw.CPUs, memory: hw.MemoryMiB, hypervisor: hw.Hypervisor}
+	h.rack, h.feeds = m.placeOf(mach)
+	m.hwIndex[k] = len(m.hw)
+	m.hw = append(m.hw, h)
+	return len(m.hw) - 1
+}
+
+// placeOf is the failure domains a machine stands in.
+func (m *model) placeOf(mach topology.Machine) (rack int, feeds []int) {
 	for _, f := range sortedKeys(setOf(m.t.Racks[mach.Spec.Rack].Spec.Feeds)) {
 		feeds = append(feeds, m.domain("powerfeed/"+f))
 	}
-	seen[k] = len(m.hw)
-	m.hw = append(m.hw, hardware{have, hw.CPUs, hw.MemoryMiB, hw.Hypervisor, m.domain("rack/" + mach.Spec.Rack), feeds})
-	return seen[k]
+	return m.domain("rack/" + mach.Spec.Rack), feeds
 }
 
 func (m *model) domain(name string) int {
@@ -256,20 +244,6 @@ func (m *model) weigh() {
 	for i := range m.classes {
 		if v := m.classes[i].victim; v >= 0 {
 			m.classes[i].cost = m.weight[v]
-		}
-	}
-}
-
-// match computes once which demand fits which hardware.
-func (m *model) match() {
-	m.bareOn, m.virtOn = make([][]bool, len(m.demands)), make([][]bool, len(m.demands))
-	for i := range m.demands {
-		d := &m.demands[i]
-		m.bareOn[i], m.virtOn[i] = make([]bool, len(m.hw)), make([]bool, len(m.hw))
-		for j := range m.hw {
-			h := &m.hw[j]
-			m.bareOn[i][j] = d.fitsBare(h)
-			m.virtOn[i][j] = h.hypervisor && d.fitsOn(h, h.cpus, h.memory-m.in.HostReserveMiB)
 		}
 	}
 }

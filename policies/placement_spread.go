@@ -48,10 +48,8 @@ func (m *model) readGroups() {
 		if !known || !there {
 			continue
 		}
-		h := hardware{rack: m.domain("rack/" + mach.Spec.Rack)}
-		for _, f := range sortedKeys(setOf(m.t.Racks[mach.Spec.Rack].Spec.Feeds)) {
-			h.feeds = append(h.feeds, m.domain("powerfeed/"+f))
-		}
+		var h hardware
+		h.rack, h.feeds = m.placeOf(mach)
 		m.domainsOf(g, &h, m.domain("machine/"+at.Machine), func(d int) bool {
 			m.taken[occupancy{g, d}]++
 			return true

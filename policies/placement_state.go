@@ -87,13 +87,14 @@ func (l *layout) allowsBare(w, c int) bool {
 // allowsHost says whether work w may be a VM on a host of class c, should it have room.
 func (l *layout) allowsHost(w, c int) bool {
 	k := &l.classes[c]
-	return l.works[w].virt && l.works[w].priority > k.victim && l.virtOn[l.works[w].demand][k.hardware]
+	return l.works[w].virt && l.works[w].priority > k.victim && l.virtOn[l.works[w].demand][k.hardware] &&
+		l.works[w].memory <= l.hw[k.hardware].memory-l.in.HostReserveMiB
 }
 
 // canJoin says whether work w fits into what is free on host h now.
 func (l *layout) canJoin(w, h int) bool {
 	v, x := &l.hosts[h], &l.works[w]
-	return !v.closed && x.virt && x.priority > v.victim && l.demands[x.demand].fitsOn(&l.hw[v.hardware], v.cpus, v.memory) &&
+	return !v.closed && x.virt && x.priority > v.victim && x.cpus <= v.cpus && x.memory <= v.memory && l.virtOn[x.demand][v.hardware] &&
 		l.spreads(w, spot{onHost, int32(h)})
 }
 
