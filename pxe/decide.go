@@ -143,7 +143,7 @@ func (d *Decider) Decide(r Request) Decision {
 		dec.Reason = ReasonOffLink
 	case r.Class == ClassOS:
 		dec.Answer, dec.Reason = LocalBoot, ReasonOS
-		if boot != nil && e.Nonce() == "" && d.now().Before(e.Intent.Expires) {
+		if boot != nil && e.Nonce() == "" && !d.Expired(e) {
 			dec.PhoneHome = d.URL(e, PathPhoneHome)
 		}
 	case boot == nil:
@@ -153,7 +153,7 @@ func (d *Decider) Decide(r Request) Decision {
 		}
 	case e.Nonce() != "":
 		dec.Reason = ReasonConsumed
-	case !d.now().Before(e.Intent.Expires):
+	case d.Expired(e):
 		dec.Reason = ReasonExpired
 	case r.Class == ClassIPXE:
 		dec.Answer, dec.Reason = Serve, ReasonBoot
@@ -183,6 +183,9 @@ func (r *Request) reaches(a netip.Prefix) bool {
 	}
 	return false
 }
+
+// Expired reports whether the boot token of e is past its end.
+func (d *Decider) Expired(e *Entry) bool { return !d.now().Before(e.Intent.Expires) }
 
 func (d *Decider) now() time.Time {
 	if d.Now != nil {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"rerack.dev/rerack/internal/fault"
@@ -179,5 +181,15 @@ func (k *Kernel) validate() error {
 			return err
 		}
 	}
-	return ipxe.CheckParams(k.Params)
+	if len(k.Params) > maxParams {
+		return fault.Newf(fault.Invalid, "%d kernel parameters: at most %d", len(k.Params), maxParams)
+	}
+	// The boot plane adds its own: there must be room.
+	return ipxe.CheckParams(append(slices.Clone(k.Params), ipxe.Param{Key: PhoneHomeParam, Value: strings.Repeat("x", 256)}))
 }
+
+const (
+	maxParams = 128
+	// PhoneHomeParam is the kernel parameter that tells the booted system where to report.
+	PhoneHomeParam = "rerack.phonehome"
+)

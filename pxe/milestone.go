@@ -47,8 +47,8 @@ type Milestone struct {
 // Reached MUST return nil only when the milestone is durable. For KindPhoneHome it MUST decide
 // atomically over all boot servers: the first nonce of (Machine, Run, Epoch) is recorded and nil
 // returned, the same nonce again is nil again, another is fault.Conflict. For KindHealthy and
-// KindFailed a Nonce other than the recorded one is fault.Conflict; KindFailed may come before any
-// phone-home. An epoch that is over is fault.Stale. Other kinds need no answer.
+// KindFailed a Nonce other than the recorded one is fault.Conflict; so is KindHealthy before any
+// phone-home, which KindFailed may precede. An epoch that is over is fault.Stale. Other kinds need no answer.
 type Milestones interface {
 	Reached(ctx context.Context, m Milestone) error
 }

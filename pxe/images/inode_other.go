@@ -1,0 +1,9 @@
+//go:build !linux
+
+package images
+
+import "io/fs"
+
+type inode struct{}
+
+func inodeOf(fs.FileInfo) inode { return inode{} }
