@@ -22,9 +22,10 @@ type Switch interface {
 // Port is one switch port as the switch reports it.
 type Port struct {
 	Name     string    `json:"name"`
-	Untagged int       `json:"untagged"`         // access or native VLAN, 0 = none
-	Tagged   []int     `json:"tagged,omitempty"` // ascending
-	Shut     bool      `json:"shut"`             // no frame passes: administratively down or quarantined
+	Untagged int       `json:"untagged"`           // access or native VLAN, 0 = none
+	Tagged   []int     `json:"tagged,omitempty"`   // ascending
+	AllVLANs bool      `json:"allVLANs,omitempty"` // carries every VLAN, whatever Tagged says; read only
+	Shut     bool      `json:"shut"`               // no frame passes: administratively down or quarantined
 	Link     LinkState `json:"link"`
 	Epoch    uint64    `json:"epoch"` // 0 = never set by us
 	Owner    string    `json:"owner,omitempty"`
