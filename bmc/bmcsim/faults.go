@@ -15,6 +15,7 @@ type Faults struct {
 	Drop           bool          // closes connections, ignores datagrams
 	Refuse503      int           // that many answers are 503, or IPMI "node busy"
 	ResetConn      int           // that many answers are lost after the request took effect (H13)
+	LosePressReply int           // like ResetConn, for button presses only: HTTP clients repeat reads by themselves
 
 	LieOff            bool // says off, whatever the machine does (H02)
 	StuckChanging     bool // says PoweringOff for ever; IPMI says on (H03)
@@ -127,6 +128,9 @@ func (b *BMC) press(button Button) error {
 		return nil
 	}
 	err := b.cfg.Backend.Press(button)
+	if b.take(func(f *Faults) *int { return &f.LosePressReply }) {
+		b.SetFaults(func(f *Faults) { f.ResetConn++ })
+	}
 	if f.HangAfterPress {
 		b.SetFaults(func(f *Faults) { f.Hang, f.HangAfterPress = true, false })
 	}

@@ -318,7 +318,10 @@ func (s *session) diagnose(ctx context.Context, err error) error {
 
 // close ends the session on the BMC, without waiting for long.
 func (s *session) close(ctx context.Context) error {
-	defer s.conn.Close()
+	defer func() {
+		_ = s.conn.Close()
+		s.k1 = nil
+	}()
 	if s.k1 == nil || time.Since(s.used) > idleLimit {
 		return nil
 	}

@@ -1,0 +1,472 @@
+package bmc_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"rerack.dev/rerack/bmc"
+	"rerack.dev/rerack/bmc/bmcsim"
+	"rerack.dev/rerack/bmc/bmctest"
+	"rerack.dev/rerack/bmc/driver"
+	"rerack.dev/rerack/internal/fault"
+)
+
+// Complaint 11: one failed login stops all callers of that BMC.
+func TestOneRefusedLoginStopsAll(t *testing.T) {
+	overBoth(t, func(t *testing.T, p bmc.Protocol) {
+		r := newRig(t, p, true, nil)
+		r.setPassword("wrong")
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				if _, err := r.client().Power(bg(t)); !fault.Is(err, fault.Unauthorized) {
+					t.Errorf("%v, want unauthorized", err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := r.b.Count("login"); n != 1 {
+			t.Errorf("%d logins with a wrong password, want 1", n)
+		}
+		if !r.client().Status().LoginRefused {
+			t.Error("the status does not tell")
+		}
+		r.setPassword(password) // credentials change: on it goes
+		if _, err := r.client().Power(bg(t)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestRefusedLoginIsResetByAPerson(t *testing.T) {
+	r := newRig(t, bmc.Redfish, true, nil)
+	r.faults(func(f *bmcsim.Faults) { f.AuthFail = true })
+	_, err := r.client().Power(bg(t))
+	wantKind(t, err, fault.Unauthorized)
+	r.faults(func(f *bmcsim.Faults) { f.AuthFail = false })
+	_, err = r.client().Power(bg(t))
+	wantKind(t, err, fault.Unauthorized)
+	r.client().ResetLogin()
+	if _, err := r.client().Power(bg(t)); err != nil {
+		t.Error(err)
+	}
+	if n := r.b.Count("login"); n != 2 {
+		t.Errorf("%d logins, want 2", n)
+	}
+}
+
+func TestBreaker(t *testing.T) {
+	r := newRig(t, bmc.Redfish, true, func(_ *bmcsim.Config, c *bmc.Config) {
+		c.CallTimeout, c.BreakerThreshold, c.BreakerOpen = 200*time.Millisecond, 3, 10*time.Second
+	})
+	r.faults(func(f *bmcsim.Faults) { f.Hang = true })
+	for range 3 {
+		_, err := r.client().Power(bg(t))
+		wantKind(t, err, fault.Timeout)
+	}
+	before := r.b.Count("connect")
+	for range 100 {
+		_, err := r.client().Power(bg(t))
+		wantKind(t, err, fault.Unreachable)
+	}
+	if n := r.b.Count("connect") - before; n != 0 {
+		t.Errorf("%d connections while the breaker is open", n)
+	}
+	if st := r.client().Status(); st.OpenUntil.IsZero() || st.SilentCalls != 3 {
+		t.Errorf("status %+v", st)
+	}
+	// Half-open: one probe, which fails, and the time doubles.
+	_ = r.clock.Sleep(bg(t), 10*time.Second)
+	_, err := r.client().Power(bg(t))
+	wantKind(t, err, fault.Timeout)
+	_ = r.clock.Sleep(bg(t), 19*time.Second)
+	_, err = r.client().Power(bg(t))
+	wantKind(t, err, fault.Unreachable)
+	// It comes back.
+	r.faults(func(f *bmcsim.Faults) { f.Hang = false })
+	_ = r.clock.Sleep(bg(t), time.Second)
+	got, err := r.client().Power(bg(t))
+	wantState(t, got, err, driver.PowerOn)
+	if st := r.client().Status(); !st.OpenUntil.IsZero() || st.SilentCalls != 0 {
+		t.Errorf("status %+v after recovery", st)
+	}
+}
+
+func TestBreakerIgnoresImpatientCallers(t *testing.T) {
+	r := newRig(t, bmc.Redfish, true, nil)
+	r.faults(func(f *bmcsim.Faults) { f.Hang = true })
+	for range 10 {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+		_, _ = r.client().Power(ctx)
+		cancel()
+	}
+	r.faults(func(f *bmcsim.Faults) { f.Hang = false })
+	if _, err := r.client().Power(bg(t)); err != nil {
+		t.Errorf("callers that gave up opened the breaker: %v", err)
+	}
+}
+
+// H10, H11: another machine answers at the address.
+func TestWrongMachineIsNotTouched(t *testing.T) {
+	overBoth(t, func(t *testing.T, p bmc.Protocol) {
+		r := newRig(t, p, true, nil)
+		if err := r.client().VerifyIdentity(bg(t)); err != nil {
+			t.Fatal(err)
+		}
+		other := bmctest.SimIdentity()
+		other.UUID, other.Serial = "11111111-2222-4333-8444-555555555555", "OTHER"
+		r.faults(func(f *bmcsim.Faults) { f.SwapIdentity = &other })
+		for _, act := range []func() error{
+			func() error { return r.client().SetPower(bg(t), driver.Off) },
+			func() error { _, err := r.client().EnsurePower(bg(t), driver.Off, bmc.PollPolicy{}); return err },
+			func() error {
+				_, _, err := r.client().EnsureBoot(bg(t), driver.BootOverride{Device: driver.BootPXE, Once: true})
+				return err
+			},
+			func() error { return r.client().SetPowerRestore(bg(t), true) },
+			func() error { return r.client().VerifyIdentity(bg(t)) },
+		} {
+			wantKind(t, act(), fault.Unsafe)
+		}
+		wantPresses(t, r.m)
+		if n := r.b.Count("boot.set") + r.b.Count("restore.set"); n != 0 {
+			t.Errorf("%d writes to a wrong machine", n)
+		}
+	})
+}
+
+func TestUndeclaredIdentityIsUnsafe(t *testing.T) {
+	r := newRig(t, bmc.Redfish, true, nil)
+	r.ep.ExpectUUID, r.ep.ExpectSerial = "", ""
+	wantKind(t, r.client().SetPower(bg(t), driver.Off), fault.Unsafe)
+	if _, err := r.client().Power(bg(t)); err != nil {
+		t.Errorf("reading needs no identity: %v", err)
+	}
+	wantPresses(t, r.m)
+}
+
+func TestIdentityIsReadOncePerSession(t *testing.T) {
+	r := newRig(t, bmc.Redfish, true, nil)
+	if err := r.client().VerifyIdentity(bg(t)); err != nil {
+		t.Fatal(err)
+	}
+	before := r.b.Count("get")
+	for range 5 {
+		if err := r.client().VerifyIdentity(bg(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := r.b.Count("get") - before; n != 0 {
+		t.Errorf("%d more reads", n)
+	}
+	r.b.EndSessions()
+	if err := r.client().SetPower(bg(t), driver.Off); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.b.Count("login"); n != 2 {
+		t.Errorf("%d logins, want 2", n)
+	}
+	wantPresses(t, r.m, bmcsim.PressOff)
+}
+
+func TestLostSessionIsOpenedAgain(t *testing.T) {
+	overBoth(t, func(t *testing.T, p bmc.Protocol) {
+		r := newRig(t, p, true, nil)
+		for range 3 {
+			got, err := r.client().Power(bg(t))
+			wantState(t, got, err, driver.PowerOn)
+			r.b.EndSessions()
+		}
+		if n := r.b.Count("login"); n != 3 {
+			t.Errorf("%d logins, want 3", n)
+		}
+	})
+}
+
+// One queue per BMC: callers never overlap, and share one connection and one session.
+func TestOneCallAtATime(t *testing.T) {
+	r := newRig(t, bmc.Redfish, true, nil)
+	other := r.ep
+	other.Machine = "same box, another name"
+	var wg sync.WaitGroup
+	for i := range 40 {
+		ep := r.ep
+		if i%2 == 0 {
+			ep = other
+		}
+		wg.Go(func() {
+			if _, err := r.fleet.Client(ep).Power(bg(t)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if c, l, s := r.b.Count("connect"), r.b.Count("login"), r.b.Sessions(); c != 1 || l != 1 || s != 1 {
+		t.Errorf("%d connections, %d logins, %d sessions; want one each", c, l, s)
+	}
+	if err := r.fleet.Close(bg(t)); err != nil {
+		t.Error(err)
+	}
+	if n := r.b.Sessions(); n != 0 {
+		t.Errorf("%d sessions left after Close", n)
+	}
+}
+
+func TestProtocolIsProbed(t *testing.T) {
+	t.Run("redfish is preferred", func(t *testing.T) {
+		r := newRig(t, bmc.Auto, true, nil)
+		got, err := r.client().Power(bg(t))
+		wantState(t, got, err, driver.PowerOn)
+		if got.Source != "redfish" || r.client().Status().Protocol != bmc.Redfish {
+			t.Errorf("source %s, status %+v", got.Source, r.client().Status())
+		}
+	})
+	t.Run("ipmi where there is no redfish", func(t *testing.T) {
+		r := newRig(t, bmc.Auto, true, func(s *bmcsim.Config, _ *bmc.Config) { s.NoRedfish = true })
+		got, err := r.client().Power(bg(t))
+		wantState(t, got, err, driver.PowerOn)
+		if got.Source != "ipmi" {
+			t.Errorf("source %s", got.Source)
+		}
+	})
+	t.Run("a wrong certificate does not lead to ipmi", func(t *testing.T) {
+		r := newRig(t, bmc.Auto, true, nil)
+		r.ep.Fingerprint = strings.Repeat("ab", 32)
+		_, err := r.client().Power(bg(t))
+		wantKind(t, err, fault.Unsafe)
+		if n := r.b.Count("login"); n != 0 {
+			t.Errorf("%d logins at an untrusted BMC", n)
+		}
+	})
+	t.Run("nothing there", func(t *testing.T) {
+		r := newRig(t, bmc.Auto, true, nil)
+		r.faults(func(f *bmcsim.Faults) { f.Drop = true })
+		_, err := r.client().Power(bg(t))
+		wantKind(t, err, fault.Unreachable)
+	})
+}
+
+// A probed protocol is remembered; when it has changed after the memory expired, an act that can hurt is
+// refused, and a reading learns.
+func TestProtocolChangeIsNotFollowedUnasked(t *testing.T) {
+	deaf := &switchable{Opener: openers()[bmc.Redfish]}
+	r := newRig(t, bmc.Auto, true, func(_ *bmcsim.Config, c *bmc.Config) {
+		c.Openers = openers()
+		c.Openers[bmc.Redfish] = deaf
+		c.ProtocolTTL = time.Minute
+	})
+	if _, err := r.client().Power(bg(t)); err != nil {
+		t.Fatal(err)
+	}
+	deaf.off.Store(true)
+	r.b.EndSessions()
+	_ = r.clock.Sleep(bg(t), 2*time.Minute)
+	wantKind(t, r.client().SetPower(bg(t), driver.Off), fault.Unsafe)
+	wantPresses(t, r.m)
+	got, err := r.client().Power(bg(t))
+	wantState(t, got, err, driver.PowerOn)
+	if got.Source != "ipmi" {
+		t.Errorf("source %s", got.Source)
+	}
+	if err := r.client().SetPower(bg(t), driver.Off); err != nil {
+		t.Error(err)
+	}
+}
+
+type switchable struct {
+	bmc.Opener
+	off atomic.Bool
+}
+
+func (s *switchable) Probe(ctx context.Context, ep bmc.Endpoint) error {
+	if s.off.Load() {
+		return fault.New(fault.Unreachable, "connection refused")
+	}
+	return s.Opener.Probe(ctx, ep)
+}
+
+func TestLastReading(t *testing.T) {
+	r := newRig(t, bmc.Redfish, true, nil)
+	if got, _, ok := r.client().Last(); ok || got.State != driver.PowerUnknown {
+		t.Errorf("a reading before the first: %+v", got)
+	}
+	if _, err := r.client().Power(bg(t)); err != nil {
+		t.Fatal(err)
+	}
+	before := r.b.Count("get")
+	if got, _, ok := r.client().Last(); !ok || got.State != driver.PowerOn {
+		t.Errorf("last %+v, %t", got, ok)
+	}
+	if r.b.Count("get") != before {
+		t.Error("Last asked the BMC")
+	}
+}
+
+// A hundred BMCs of which many hang: the rest is read as fast as if they were not there.
+func TestPollIsNotHeldUpByHangingBoxes(t *testing.T) {
+	const n, hang = 100, 40
+	ca, err := bmcsim.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	farm := bmcsim.NewFarm(ca)
+	defer func() {
+		if err := farm.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	cred := bmc.Credential{User: "admin", Password: bmc.NewSecret(password)}
+	const poll = 4 * time.Second
+	fleet, err := bmc.NewFleet(bmc.Config{Openers: openers(), PollTimeout: poll, CallTimeout: poll,
+		Credentials: func(context.Context, string) (bmc.Credential, error) { return cred, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = fleet.Close(ctx) // the hanging ones do not say good-bye
+	}()
+	var eps []bmc.Endpoint
+	for i := range n {
+		m := bmcsim.NewMachine(driver.Inventory{UUID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i)}, bmcsim.WithPower(i%2 == 0))
+		b, err := farm.Add(bmcsim.Config{Name: fmt.Sprintf("m%d", i), Backend: m, Users: []bmc.Credential{cred}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i < hang { // the first ones, so that they take the places
+			b.SetFaults(func(f *bmcsim.Faults) { f.Hang = true })
+		}
+		eps = append(eps, b.Endpoint(bmc.Redfish, "all"))
+	}
+	start := time.Now()
+	var lastGood time.Duration
+	good, bad := 0, 0
+	fleet.Poll(context.Background(), eps, 8, func(r bmc.PollResult) {
+		if r.Err != nil {
+			bad++
+			return
+		}
+		good++
+		lastGood = time.Since(start)
+	})
+	if good != n-hang || bad != hang {
+		t.Fatalf("%d read, %d failed", good, bad)
+	}
+	if lastGood >= poll {
+		t.Errorf("the last good reading came after %s, as if it had waited for the hanging ones", lastGood)
+	}
+}
+
+func TestSecretIsNotPrinted(t *testing.T) {
+	const canary = "s3cr3t-canary"
+	cred := bmc.Credential{User: "admin", Password: bmc.NewSecret(canary)}
+	raw, err := json.Marshal(cred)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "cred", cred, "secret", cred.Password, "ptr", &cred)
+	out := fmt.Sprintf("%v %+v %#v %s %q %x %d %v", cred, cred, cred, cred.Password, cred.Password, cred.Password, cred.Password, &cred) + string(raw) + log.String()
+	if strings.Contains(out, canary) || strings.Contains(out, fmt.Sprintf("%x", canary)) {
+		t.Errorf("the secret is in %s", out)
+	}
+	if !strings.Contains(out, "[redacted]") {
+		t.Error("no [redacted] printed")
+	}
+	if cred.Password.Reveal() != canary {
+		t.Error("Reveal does not")
+	}
+}
+
+// Errors that go to people and histories hold no password, whatever fails.
+func TestErrorsHoldNoSecret(t *testing.T) {
+	overBoth(t, func(t *testing.T, p bmc.Protocol) {
+		r := newRig(t, p, true, func(_ *bmcsim.Config, c *bmc.Config) { c.CallTimeout = 300 * time.Millisecond })
+		const canary = "s3cr3t-canary"
+		r.setPassword(canary)
+		_, err := r.client().Power(bg(t))
+		wantKind(t, err, fault.Unauthorized)
+		if strings.Contains(err.Error(), canary) || strings.Contains(fmt.Sprintf("%+v %#v", err, err), canary) {
+			t.Errorf("the password is in %v", err)
+		}
+	})
+}
+
+func TestEndpointValidate(t *testing.T) {
+	ok := bmc.Endpoint{Address: "10.0.0.7"}
+	for _, c := range []struct {
+		change func(*bmc.Endpoint)
+		want   string // "" is valid
+	}{
+		{func(*bmc.Endpoint) {}, ""},
+		{func(e *bmc.Endpoint) { e.Address = "https://bmc7.example:8443/" }, ""},
+		{func(e *bmc.Endpoint) { e.Address = "[fe80::1]:443" }, ""},
+		{func(e *bmc.Endpoint) { e.Address = "" }, "address"},
+		{func(e *bmc.Endpoint) { e.Address = "http://bmc7" }, "address"},
+		{func(e *bmc.Endpoint) { e.Address = "https://u:p@bmc7" }, "address"},
+		{func(e *bmc.Endpoint) { e.Address = "https://bmc7/redfish" }, "address"},
+		{func(e *bmc.Endpoint) { e.Address = "bmc7/../x" }, "address"},
+		{func(e *bmc.Endpoint) { e.Protocol = "telnet" }, "protocol"},
+		{func(e *bmc.Endpoint) { e.Fingerprint = "abcd" }, "fingerprint"},
+		{func(e *bmc.Endpoint) { e.Fingerprint = strings.Repeat("AB:", 31) + "AB" }, ""},
+	} {
+		e := ok
+		c.change(&e)
+		err := e.Validate()
+		switch {
+		case c.want == "" && err != nil:
+			t.Errorf("%+v: %v", e, err)
+		case c.want != "" && (!fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%+v: %v, want it to name %s", e, err, c.want)
+		}
+	}
+	r := newRig(t, bmc.Redfish, true, nil)
+	r.ep.Address = "ftp://x"
+	_, err := r.client().Power(bg(t))
+	wantKind(t, err, fault.Invalid)
+}
+
+func TestConfigValidate(t *testing.T) {
+	creds := func(context.Context, string) (bmc.Credential, error) { return bmc.Credential{}, nil }
+	for key, c := range map[string]bmc.Config{
+		"openers":          {Credentials: creds},
+		"credentials":      {Openers: openers()},
+		"callTimeout":      {Openers: openers(), Credentials: creds, CallTimeout: -1},
+		"breakerThreshold": {Openers: openers(), Credentials: creds, BreakerThreshold: -1},
+	} {
+		if _, err := bmc.NewFleet(c); err == nil || !strings.Contains(err.Error(), key) {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+}
+
+func TestUnreachableIsTold(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	overBoth(t, func(t *testing.T, p bmc.Protocol) {
+		r := newRig(t, p, true, nil)
+		r.ep.Address = addr
+		got, err := r.client().Power(bg(t))
+		wantKind(t, err, fault.Unreachable)
+		var fe *fault.Error
+		if !errors.As(err, &fe) || !strings.Contains(fe.Where, "a07") || got.State != driver.PowerUnknown {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
+}
