@@ -45,20 +45,24 @@ func enumHint(s string, enum []string) string {
 }
 
 func (f *fieldModel) checkInt(i int64) (problem, hint string) {
-	var bounds string
-	switch {
-	case f.min != nil && f.max != nil:
-		bounds = fmt.Sprintf("%d to %d", *f.min, *f.max)
-	case f.min != nil:
-		bounds = fmt.Sprintf("%d or more", *f.min)
-	}
 	switch {
 	case f.min != nil && i < *f.min:
-		return fmt.Sprintf("%d is too small", i), bounds
+		return fmt.Sprintf("%d is too small", i), f.bounds()
 	case f.max != nil && i > *f.max:
-		return fmt.Sprintf("%d is too large", i), bounds
+		return fmt.Sprintf("%d is too large", i), f.bounds()
 	}
 	return "", ""
+}
+
+// bounds says minimum and maximum in words.
+func (f *fieldModel) bounds() string {
+	switch {
+	case f.min != nil && f.max != nil:
+		return fmt.Sprintf("%d to %d", *f.min, *f.max)
+	case f.min != nil:
+		return fmt.Sprintf("%d or more", *f.min)
+	}
+	return ""
 }
 
 func keyProblem(f *fieldModel, k string) string {
@@ -103,7 +107,7 @@ func parseText(m *typeModel, f *fieldModel, s string) (v reflect.Value, problem,
 		}
 		return v, "", ""
 	case err != nil:
-		return v, clip(err.Error()), ""
+		return v, clipTo(err.Error(), 200), ""
 	}
 	if f != nil && f.enum != nil && !slices.Contains(f.enum, s) {
 		return v, q + " is not allowed", enumHint(s, f.enum)
@@ -148,7 +152,7 @@ func urlProblem(s, scheme string) (problem, hint string) {
 	eg := "e.g. " + scheme + "://10.0.9.17:8443"
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != scheme:
-		return q + " is not a " + scheme + " URL", eg
+		return q + " is not of the form " + scheme + "://host[:port]", eg
 	case u.User != nil:
 		return "the URL holds a user name or password", "name a secret in credentials instead"
 	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:

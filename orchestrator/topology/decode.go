@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -54,11 +55,14 @@ func decodeObject(root *node, report func(Error)) (decoded, bool) {
 		d.report(root, nil, "wants a map, has "+quoted(root), "apiVersion: "+APIVersion+", kind, metadata, spec")
 		return out, false
 	}
-	top := d.members(root, []string{"apiVersion", "kind", "metadata", "spec"})
-	meta, spec := top["metadata"], top["spec"]
-	if n := meta.child("name"); n != nil && n.kind == nodeString {
+	if k := root.child("kind"); k != nil && kindModelOf(Kind(k.value)) != nil {
+		kind = Kind(k.value)
+	}
+	if n := root.child("metadata").child("name"); n != nil && n.kind == nodeString {
 		name = clip(n.value)
 	}
+	top := d.members(root, []string{"apiVersion", "kind", "metadata", "spec"})
+	meta, spec := top["metadata"], top["spec"]
 	if n := d.constant(root, top["kind"], "kind", "e.g. kind: Machine"); n != nil {
 		if out.model = kindModelOf(Kind(n.value)); out.model == nil {
 			hint := didYouMean(n.value, kindNames())
@@ -66,8 +70,6 @@ func decodeObject(root *node, report func(Error)) (decoded, bool) {
 				hint = "kinds: " + strings.Join(kindNames(), ", ")
 			}
 			d.report(n, (*fieldPath)(nil).field("kind"), "unknown kind "+strconv.Quote(clip(n.value)), hint)
-		} else {
-			kind = out.model.kind
 		}
 	}
 	if n := d.constant(root, top["apiVersion"], "apiVersion", "apiVersion: "+APIVersion); n != nil && n.value != APIVersion {
@@ -163,12 +165,13 @@ func (d *decoder) structure(v reflect.Value, m *typeModel, n *node, p *fieldPath
 		d.report(n, p, "wants a map, has "+quoted(n), "fields: "+strings.Join(m.fieldNames(), ", "))
 		return
 	}
-	seen := make(map[string]key, len(n.keys))
+	seen, meant := make(map[string]key, len(n.keys)), map[string]bool{}
 	for i, k := range n.keys {
 		at := &node{line: k.line, col: k.col}
 		f := m.field(k.name)
 		if f == nil {
 			d.report(at, p.field(clip(k.name)), "unknown field", didYouMean(k.name, m.fieldNames()))
+			meant[nearest(k.name, m.fieldNames())] = true
 			continue
 		}
 		if first, twice := seen[k.name]; twice {
@@ -180,7 +183,7 @@ func (d *decoder) structure(v reflect.Value, m *typeModel, n *node, p *fieldPath
 	}
 	for i := range m.fields {
 		f := &m.fields[i]
-		if _, ok := seen[f.name]; f.required && !ok {
+		if _, ok := seen[f.name]; f.required && !ok && !meant[f.name] { // a misspelt field is one mistake, not two
 			d.report(n, p.field(f.name), "is required", f.doc)
 		}
 	}
@@ -277,16 +280,21 @@ func (d *decoder) parsed(v reflect.Value, m *typeModel, f *fieldModel, n *node, 
 }
 
 func (d *decoder) integer(v reflect.Value, f *fieldModel, n *node, p *fieldPath) {
-	if n.kind != nodeInt {
+	i, err := strconv.ParseInt(n.value, 10, 64)
+	if errors.Is(err, strconv.ErrRange) {
+		d.report(n, p, clip(n.value)+" is too large", f.bounds())
+		return
+	}
+	decimal := err == nil && strconv.FormatInt(i, 10) == n.value
+	if n.kind != nodeInt && (n.kind != nodeString || err != nil || decimal) {
 		hint := ""
-		if _, err := strconv.ParseInt(n.value, 10, 64); n.kind == nodeString && err == nil {
+		if n.kind == nodeString && decimal {
 			hint = "remove the quotes"
 		}
 		d.report(n, p, "wants a whole number, has "+quoted(n), hint)
 		return
 	}
-	i, err := strconv.ParseInt(n.value, 10, 64)
-	if err != nil || strconv.FormatInt(i, 10) != n.value {
+	if !decimal {
 		d.report(n, p, clip(n.value)+" is not a plain decimal number", "digits only, no leading zero")
 		return
 	}

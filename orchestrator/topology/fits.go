@@ -10,19 +10,19 @@ import (
 type Constraint string
 
 const (
-	ConstraintUnknown     Constraint = "unknown" // no such workload or machine
-	ConstraintRunsOn      Constraint = "runsOn"
-	ConstraintArch        Constraint = "arch"
-	ConstraintFirmware    Constraint = "firmware"
-	ConstraintHypervisor  Constraint = "hypervisor"
-	ConstraintCPU         Constraint = "cpu"
-	ConstraintMemory      Constraint = "memory"
-	ConstraintLabels      Constraint = "labels"
-	ConstraintSite        Constraint = "site"
-	ConstraintFabric      Constraint = "fabric"
-	ConstraintStorage     Constraint = "storageAddress"
-	ConstraintPool        Constraint = "pool"
-	ConstraintMaintenance Constraint = "maintenance"
+	ConstraintUnknown      Constraint = "unknown" // no such workload or machine
+	ConstraintRunsOn       Constraint = "runsOn"
+	ConstraintArch         Constraint = "arch"
+	ConstraintFirmware     Constraint = "firmware"
+	ConstraintHypervisor   Constraint = "hypervisor"
+	ConstraintCPUs         Constraint = "cpus"
+	ConstraintMemory       Constraint = "memory"
+	ConstraintLabels       Constraint = "labels"
+	ConstraintNetwork      Constraint = "network"
+	ConstraintVolume       Constraint = "volume"
+	ConstraintProvisioning Constraint = "provisioning"
+	ConstraintPool         Constraint = "pool"
+	ConstraintMaintenance  Constraint = "maintenance"
 )
 
 // Unfit is one reason why a workload cannot run on a machine.
@@ -67,23 +67,26 @@ func (t *Topology) fits(workload, machine string, tests []fitTest) []Unfit {
 	return out
 }
 
-// physicalTests and the tests of virtualTests are in the order in which they explain best: what can
-// never change comes first.
-var physicalTests = append([]fitTest{
-	{ConstraintRunsOn,
-		func(w *workloadFacts, _ *machineFacts) bool { return w.workload.Spec.RunsOn != Virtual },
-		func(*workloadFacts, *machineFacts) string { return "it runs only as a virtual machine" }},
-	archTest,
-	{ConstraintFirmware,
-		func(w *workloadFacts, m *machineFacts) bool {
-			return w.workload.Spec.Firmware == "" || slices.Contains(m.hardware.Spec.Firmware, w.workload.Spec.Firmware)
-		},
-		func(w *workloadFacts, m *machineFacts) string {
-			return fmt.Sprintf("needs firmware %s, the machine boots by %s", w.workload.Spec.Firmware, joined(m.hardware.Spec.Firmware))
-		}},
-	cpuTest,
-	memoryTest(0),
-}, commonTests...)
+// The tests are in the order in which they explain best: what can never change comes first.
+// hardwareTests ask what the machine is, offerTests whether it may be taken.
+var (
+	hardwareTests = append([]fitTest{
+		{ConstraintRunsOn,
+			func(w *workloadFacts, _ *machineFacts) bool { return w.workload.Spec.RunsOn != Virtual },
+			func(*workloadFacts, *machineFacts) string { return "it runs only as a virtual machine" }},
+		archTest,
+		{ConstraintFirmware,
+			func(w *workloadFacts, m *machineFacts) bool {
+				return len(w.firmware) == 0 || slices.ContainsFunc(w.firmware, func(f Firmware) bool { return slices.Contains(m.hardware.Spec.Firmware, f) })
+			},
+			func(w *workloadFacts, m *machineFacts) string {
+				return fmt.Sprintf("needs firmware %s, the machine boots by %s", joined(w.firmware), joined(m.hardware.Spec.Firmware))
+			}},
+		cpuTest,
+		memoryTest(0),
+	}, reachTests...)
+	physicalTests = append(slices.Clone(hardwareTests), offerTests...)
+)
 
 func virtualTests(reserveMiB int64) []fitTest {
 	return append([]fitTest{
@@ -98,7 +101,12 @@ func virtualTests(reserveMiB int64) []fitTest {
 			}},
 		cpuTest,
 		memoryTest(reserveMiB),
-	}, commonTests...)
+		{ConstraintProvisioning,
+			func(_ *workloadFacts, m *machineFacts) bool { return m.machine.Spec.Provisioning.Network != "" },
+			func(*workloadFacts, *machineFacts) string {
+				return "the machine has no provisioning network to boot the hypervisor on"
+			}},
+	}, append(slices.Clone(reachTests), offerTests...)...)
 }
 
 var archTest = fitTest{ConstraintArch,
@@ -107,7 +115,7 @@ var archTest = fitTest{ConstraintArch,
 		return fmt.Sprintf("needs %s, the machine is %s", w.workload.Spec.Arch, m.hardware.Spec.Arch)
 	}}
 
-var cpuTest = fitTest{ConstraintCPU,
+var cpuTest = fitTest{ConstraintCPUs,
 	func(w *workloadFacts, m *machineFacts) bool { return w.workload.Spec.CPUs <= m.hardware.Spec.CPUs },
 	func(w *workloadFacts, m *machineFacts) string {
 		return fmt.Sprintf("needs %d CPUs, the machine has %d", w.workload.Spec.CPUs, m.hardware.Spec.CPUs)
@@ -127,8 +135,8 @@ func memoryTest(reserveMiB int64) fitTest {
 		}}
 }
 
-// commonTests hold for bare metal and virtual machines alike: a VM reaches networks and storage through its Host.
-var commonTests = []fitTest{
+// reachTests hold for bare metal and virtual machines alike: a VM reaches networks and storage through its Host.
+var reachTests = []fitTest{
 	{ConstraintLabels,
 		func(w *workloadFacts, m *machineFacts) bool {
 			return len(w.workload.Spec.Requires) == 0 || matches(w.workload.Spec.Requires, m.machine.Meta.Labels)
@@ -136,23 +144,26 @@ var commonTests = []fitTest{
 		func(w *workloadFacts, m *machineFacts) string {
 			return "needs labels the machine lacks: " + missingLabels(w.workload.Spec.Requires, m.machine.Meta.Labels)
 		}},
-	{ConstraintSite,
+	{ConstraintNetwork,
 		func(w *workloadFacts, m *machineFacts) bool { return len(w.sites) == 1 && w.sites[0] == m.site },
 		func(w *workloadFacts, m *machineFacts) string {
 			return fmt.Sprintf("its networks are at site %s, the machine at %s", strings.Join(w.sites, ", "), m.site)
 		}},
-	{ConstraintFabric,
-		func(w *workloadFacts, m *machineFacts) bool { return missingFabric(w, m) == "" },
+	{ConstraintVolume,
+		func(w *workloadFacts, m *machineFacts) bool { return w.unreached(m) == nil },
 		func(w *workloadFacts, m *machineFacts) string {
-			return "its FC volumes are on fabric " + missingFabric(w, m) + ", where the machine has no HBA"
+			v := w.unreached(m)
+			switch {
+			case v.protocol == FC:
+				return fmt.Sprintf("volume %s is on fabric %s, where the machine has no HBA", v.name, strings.Join(v.fabrics, ", "))
+			case v.site != m.site:
+				return fmt.Sprintf("volume %s is at site %s, the machine at %s", v.name, v.site, m.site)
+			}
+			return fmt.Sprintf("volume %s is reached over iSCSI, the machine has no storageAddress", v.name)
 		}},
-	{ConstraintStorage,
-		func(w *workloadFacts, m *machineFacts) bool {
-			return w.iscsi == "" || m.machine.Spec.StorageAddress.IsValid()
-		},
-		func(w *workloadFacts, _ *machineFacts) string {
-			return "volume " + w.iscsi + " is reached over iSCSI, the machine has no storageAddress"
-		}},
+}
+
+var offerTests = []fitTest{
 	{ConstraintPool,
 		func(_ *workloadFacts, m *machineFacts) bool { return m.use != UseNone },
 		func(_ *workloadFacts, m *machineFacts) string {
@@ -163,13 +174,19 @@ var commonTests = []fitTest{
 		func(*workloadFacts, *machineFacts) string { return "the machine is in maintenance" }},
 }
 
-func missingFabric(w *workloadFacts, m *machineFacts) string {
-	for _, f := range w.fabrics {
-		if !m.fabrics[f] {
-			return f
+// unreached is the first volume the machine has no way to: no HBA on any fabric of its array's targets, or
+// for iSCSI no address of its own at the array's site. One path is enough; losing the other is degraded,
+// not down.
+func (w *workloadFacts) unreached(m *machineFacts) *volumeFacts {
+	for i := range w.volumes {
+		v := &w.volumes[i]
+		reached := v.protocol == ISCSI && v.site == m.site && m.machine.Spec.StorageAddress.IsValid() ||
+			v.protocol == FC && slices.ContainsFunc(v.fabrics, func(f string) bool { return m.fabrics[f] })
+		if !reached {
+			return v
 		}
 	}
-	return ""
+	return nil
 }
 
 func missingLabels(want, have map[string]string) string {

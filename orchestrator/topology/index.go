@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 )
@@ -34,9 +33,17 @@ type machineFacts struct {
 // workloadFacts is what is asked of a workload again and again.
 type workloadFacts struct {
 	workload *Workload
-	sites    []string // sites of its networks, each once
-	fabrics  []string // fabrics of its FC volumes' array targets, sorted
-	iscsi    string   // a volume reached over iSCSI, "" when none
+	firmware []Firmware // ways it can boot: its own demand and its image's; none means any
+	sites    []string   // sites of its networks, each once
+	volumes  []volumeFacts
+}
+
+// volumeFacts says how a volume is reached.
+type volumeFacts struct {
+	name     string
+	protocol Protocol
+	site     string
+	fabrics  []string // FC: fabrics of the array's target ports, each once
 }
 
 // index returns the one index, building it at the first call. Two callers at once may both build it;
@@ -122,22 +129,24 @@ func strictness(u PoolUse) int {
 
 func (t *Topology) workloadFacts(name string) *workloadFacts {
 	w := t.Workloads[name]
-	f := &workloadFacts{workload: &w}
+	f := &workloadFacts{workload: &w, firmware: t.Images[w.Spec.Image].Spec.Firmware}
+	if w.Spec.Firmware != "" {
+		f.firmware = []Firmware{w.Spec.Firmware}
+	}
 	for _, a := range w.Spec.Networks {
 		f.sites = append(f.sites, t.Networks[a.Network].Spec.Site)
 	}
+	f.sites = unique(f.sites)
 	for _, u := range w.Spec.Volumes {
 		v := t.Volumes[u.Volume].Spec
-		switch v.Protocol {
-		case ISCSI:
-			f.iscsi = cmp.Or(f.iscsi, u.Volume)
-		case FC:
-			for _, target := range t.Arrays[v.Array].Spec.Targets {
-				f.fabrics = append(f.fabrics, target.Fabric)
-			}
+		a := t.Arrays[v.Array].Spec
+		facts := volumeFacts{name: u.Volume, protocol: v.Protocol, site: a.Site}
+		for _, target := range a.Targets {
+			facts.fabrics = append(facts.fabrics, target.Fabric)
 		}
+		facts.fabrics = unique(facts.fabrics)
+		f.volumes = append(f.volumes, facts)
 	}
-	f.sites, f.fabrics = unique(f.sites), unique(f.fabrics)
 	return f
 }
 

@@ -152,6 +152,7 @@ type kindModel struct {
 	names func(*Topology) []string                            // in no order
 	get   func(*Topology, string) (Meta, reflect.Value, bool) // the spec, not addressable
 	put   func(*Topology, Meta, reflect.Value)
+	move  func(from, to *Topology) // the whole map
 }
 
 // kindOf builds a kindModel around the map a Topology keeps the kind in.
@@ -175,6 +176,7 @@ func kindOf[S any](kind Kind, doc string, in func(*Topology) *map[string]Object[
 		put: func(t *Topology, m Meta, spec reflect.Value) {
 			(*in(t))[m.Name] = Object[S]{Kind: kind, Meta: m, Spec: spec.Interface().(S)}
 		},
+		move: func(from, to *Topology) { *in(to) = *in(from) },
 	}
 }
 

@@ -97,10 +97,13 @@ func (n *node) add(name string, child *node) {
 }
 
 // clip shortens a value for an error message.
-func clip(s string) string {
-	const most = 60
-	r := []rune(s)
-	if len(r) > most {
+func clip(s string) string { return clipTo(s, 60) }
+
+func clipTo(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	if r := []rune(s); len(r) > most {
 		return string(r[:most]) + "…"
 	}
 	return s

@@ -68,8 +68,20 @@ func ParseDigest(s string) (Digest, error) {
 // Duration is a time span written as 90s, 15m, 1h30m.
 type Duration time.Duration
 
-// MarshalText writes the shortest Go form.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+// MarshalText writes the shortest Go form: 15m and not 15m0s.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// String is the form MarshalText writes.
+func (d Duration) String() string {
+	s := time.Duration(d).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
 
 // UnmarshalText reads a Go duration that is not negative.
 func (d *Duration) UnmarshalText(b []byte) error {
