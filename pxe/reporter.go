@@ -2,8 +2,10 @@ package pxe
 
 import (
 	"context"
+	"hash/maphash"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,7 +17,8 @@ import (
 type Reporter struct {
 	sink    Milestones
 	log     *slog.Logger
-	queue   chan note
+	seed    maphash.Seed
+	lanes   [lanes]chan note // one machine's always in the same, so that they stay in order
 	dropped atomic.Uint64
 	failed  atomic.Uint64
 }
@@ -25,8 +28,10 @@ type note struct {
 	e *Entry
 }
 
-// sinkTimeout bounds one call of the sink.
-const sinkTimeout = 10 * time.Second
+const (
+	sinkTimeout = 10 * time.Second // of one call of the sink
+	lanes       = 8                // calls of the sink at once
+)
 
 // NewReporter makes a reporter with room for size milestones.
 func NewReporter(sink Milestones, size int, log *slog.Logger) (*Reporter, error) {
@@ -36,7 +41,11 @@ func NewReporter(sink Milestones, size int, log *slog.Logger) (*Reporter, error)
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Reporter{sink: sink, log: log, queue: make(chan note, size)}, nil
+	r := &Reporter{sink: sink, log: log, seed: maphash.MakeSeed()}
+	for i := range r.lanes {
+		r.lanes[i] = make(chan note, (size+lanes-1)/lanes)
+	}
+	return r, nil
 }
 
 // Note reports that the machine of e reached k; only the first time within one run and epoch, except
@@ -48,7 +57,7 @@ func (r *Reporter) Note(e *Entry, k Kind, from netip.Addr, detail string) {
 	}
 	m := e.Milestone(k, from, detail)
 	select {
-	case r.queue <- note{m, e}:
+	case r.lanes[maphash.String(r.seed, m.Machine)%lanes] <- note{m, e}:
 	default:
 		r.dropped.Add(1)
 		e.state.reported.And(^bit)
@@ -61,16 +70,23 @@ func (e *Entry) Milestone(k Kind, from netip.Addr, detail string) Milestone {
 		At: time.Now(), From: from, Detail: detail}
 }
 
-// Run hands on milestones, one at a time and in order, until ctx ends.
+// Run hands on milestones, those of one machine in order, until ctx ends.
 func (r *Reporter) Run(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case n := <-r.queue:
-			r.hand(ctx, n)
-		}
+	var wg sync.WaitGroup
+	for _, lane := range r.lanes {
+		wg.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case n := <-lane:
+					r.hand(ctx, n)
+				}
+			}
+		})
 	}
+	wg.Wait()
+	return nil
 }
 
 func (r *Reporter) hand(ctx context.Context, n note) {

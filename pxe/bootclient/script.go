@@ -1,0 +1,148 @@
+package bootclient
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/pxe"
+	"rerack.dev/rerack/pxe/ipxe"
+)
+
+// maxSleep bounds what a script may make the machine wait for at once.
+const maxSleep = 5 * time.Minute
+
+// follow fetches the script and does what it says.
+func (m *machine) follow(ctx context.Context, u string) error {
+	var b bytes.Buffer
+	if err := m.get(ctx, u, &b, ipxe.MaxScript); err != nil {
+		return err
+	}
+	cmds, err := ipxe.Parse(b.Bytes())
+	if err != nil {
+		return err
+	}
+	m.step("script", strconv.Itoa(len(cmds))+" commands")
+	return ipxe.Run(ctx, cmds, m.do)
+}
+
+func (m *machine) do(ctx context.Context, c ipxe.Command) error {
+	m.step("command", c.Name)
+	switch c.Name {
+	case "dhcp":
+		_, err := m.configure(ctx, pxe.ClassIPXE)
+		return err
+	case "imgfree":
+		m.kernel, m.out.Kernel, m.out.Initrds, m.out.Cmdline = false, "", nil, ""
+		return nil
+	case "echo":
+		return nil
+	case "set":
+		if len(c.Args) == 2 && c.Args[0] == "initiator-iqn" {
+			m.initiator = c.Args[1]
+		}
+		return nil
+	case "sleep":
+		return pause(ctx, c.Args)
+	case "kernel", "initrd", "chain":
+		return m.file(ctx, c)
+	case "boot":
+		if !m.kernel {
+			return fault.New(fault.Invalid, "boot without a kernel")
+		}
+		m.out.End = EndKernel
+		return ipxe.ErrStop
+	case "sanboot":
+		return m.sanboot(ctx, c.Args)
+	}
+	return fault.Newf(fault.Unsupported, "command %s", c.Name)
+}
+
+func pause(ctx context.Context, args []string) error {
+	if len(args) != 1 {
+		return fault.New(fault.Invalid, "sleep wants seconds")
+	}
+	n, err := strconv.ParseUint(args[0], 10, 16)
+	if err != nil {
+		return fault.Newf(fault.Invalid, "sleep %.20q", args[0])
+	}
+	t := time.NewTimer(min(time.Duration(n)*time.Second, maxSleep))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+func (m *machine) file(ctx context.Context, c ipxe.Command) error {
+	f, err := ipxe.DecodeFile(c.Args)
+	if err != nil {
+		return err
+	}
+	d, err := m.fetch(ctx, f.URL)
+	if err != nil {
+		return err
+	}
+	switch c.Name {
+	case "kernel":
+		m.kernel, m.out.Kernel, m.out.Cmdline = true, d, strings.Join(f.Args, " ")
+		for _, a := range f.Args {
+			if v, ok := strings.CutPrefix(a, pxe.PhoneHomeParam+"="); ok {
+				m.out.PhoneHome = v
+			}
+		}
+	case "initrd":
+		m.out.Initrds = append(m.out.Initrds, d)
+	case "chain":
+		m.out.End, m.out.Image = EndImage, d
+		return ipxe.ErrStop
+	}
+	return nil
+}
+
+func (m *machine) sanboot(ctx context.Context, args []string) error {
+	s, err := ipxe.DecodeSAN(args)
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.Target != nil:
+		s.Target.Initiator = m.initiator
+		m.out.End, m.out.Target = EndSAN, s.Target
+	case s.URL != "":
+		d, err := m.fetch(ctx, s.URL)
+		if err != nil {
+			return err
+		}
+		m.out.End, m.out.Image = EndImage, d
+	default:
+		m.out.End = EndLocalDisk
+	}
+	return ipxe.ErrStop
+}
+
+// tail is the part of a boot URL that is no secret.
+func tail(u string) string {
+	p, err := url.Parse(u)
+	if err != nil {
+		return "a malformed URL"
+	}
+	return path.Base(p.Path)
+}
+
+// withoutURL takes the token out of an error of net/http.
+func withoutURL(err error) error {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		return ue.Err
+	}
+	return err
+}
