@@ -17,8 +17,8 @@
 // VLAN ID that ingresses on an access port is dropped"), and protected=true ("traffic between protected
 // ports is blocked"), so that two quarantined ports cannot talk to each other either. Protected ports can
 // send to unprotected ones: an uplink that trunks every VLAN would carry the quarantine VLAN to the next
-// switch. Apply warns of such ports in its log; keep the VLAN off uplinks. The carrier stays up, and
-// link state goes on being evidence.
+// switch, and so does the bridge's local port to the switch's own host. Apply warns of such ports in its
+// log; keep the VLAN off them. The carrier stays up, and link state goes on being evidence.
 package ovs
 
 import (
@@ -141,7 +141,7 @@ func (s *Switch) commit(ctx context.Context, ses *session, c driver.Change, want
 		return nil, err
 	}
 	if i, failed := firstError(results); failed {
-		return nil, refusal(i < len(waits), results[i])
+		return nil, refused(i < len(waits), results[i])
 	}
 	slices.Sort(changed)
 	return changed, nil
@@ -193,7 +193,7 @@ func (s *Switch) settle(ctx context.Context, ses *session, snap *snapshot) error
 			return err
 		}
 		if _, failed := firstError(results); failed {
-			return &fault.Error{Kind: fault.Internal, What: "read cur_cfg", Evidence: results[0].text()}
+			return &fault.Error{Kind: results[0].kind(), What: "read cur_cfg", Evidence: results[0].text()}
 		}
 		if _, current, err = parseCfg(results[0].Rows); err != nil {
 			return strange("answer", nil, err)
@@ -217,6 +217,9 @@ func (s *Switch) warnOfLeaks(ctx context.Context, c driver.Change, snap *snapsho
 			leaks = append(leaks, name)
 		}
 	}
+	if l := snap.local; l != nil && !l.vlans.Protected && l.vlans.carries(s.cfg.QuarantineVLAN) {
+		leaks = append(leaks, l.name)
+	}
 	if len(leaks) > 0 {
 		s.cfg.Logger.WarnContext(ctx, "open ports carry the quarantine VLAN", "switch", s.cfg.Endpoint,
 			"bridge", s.cfg.Bridge, "vlan", s.cfg.QuarantineVLAN, "ports", leaks)
@@ -228,21 +231,10 @@ func stale(set driver.Setting, r *row) error {
 		Evidence: fmt.Sprintf("planned with epoch %d, the port has %d of %q", set.Epoch, r.epoch, r.externalIDs[OwnerKey])}
 }
 
-// refusal sorts the error of a failed operation; the names are those of RFC 7047 section 3.1.
-func refusal(waiting bool, r opResult) error {
+// refused tells of a write that the database did not take.
+func refused(waiting bool, r opResult) error {
 	if waiting && r.Error == "timed out" {
 		return &fault.Error{Kind: fault.Conflict, What: "set ports", Evidence: "somebody else wrote one of them in between"}
 	}
-	kind := fault.Internal
-	switch r.Error {
-	case "constraint violation", "range error", "domain error":
-		kind = fault.Invalid
-	case "resources exhausted", "I/O error":
-		kind = fault.Busy
-	case "permission error":
-		kind = fault.Unauthorized
-	case "not supported":
-		kind = fault.Unsupported
-	}
-	return &fault.Error{Kind: kind, What: "set ports", Evidence: "the database refused: " + r.text()}
+	return &fault.Error{Kind: r.kind(), What: "set ports", Evidence: "the database refused: " + r.text()}
 }

@@ -14,6 +14,7 @@ import (
 // snapshot is the bridge as one transaction reads it.
 type snapshot struct {
 	ports            map[string]*row
+	local            *row   // the bridge's own interface, where no cable ends; nil when it has none
 	root             string // UUID of the one row of the Open_vSwitch table
 	nextCfg, current int    // what the daemon is asked to have done, and has
 }
@@ -32,8 +33,7 @@ func (s *Switch) read(ctx context.Context, ses *session) (*snapshot, error) {
 		return nil, err
 	}
 	if i, failed := firstError(results); failed {
-		return nil, &fault.Error{Kind: fault.Unsupported, What: "read " + ops[min(i, len(ops)-1)].Table, Evidence: results[i].text(),
-			Next: "is this the Open_vSwitch database?"}
+		return nil, &fault.Error{Kind: results[i].kind(), What: "read " + ops[min(i, len(ops)-1)].Table, Evidence: results[i].text()}
 	}
 	if len(results[0].Rows) != 1 {
 		return nil, &fault.Error{Kind: fault.NotFound, What: "bridge " + s.cfg.Bridge, Evidence: "the switch has no such bridge"}
@@ -69,8 +69,8 @@ func (s *Switch) parse(results []opResult) (*snapshot, error) {
 		if err != nil {
 			return nil, err
 		}
-		// The local port is the switch's own interface: no cable ends there.
 		if r.name == s.cfg.Bridge {
+			snap.local = r
 			continue
 		}
 		r.link = joinLinks(r.interfaces, links)
@@ -136,6 +136,21 @@ func firstError(results []opResult) (int, bool) {
 		}
 	}
 	return 0, false
+}
+
+// kind sorts the error of an operation; the names are those of RFC 7047 section 3.1 and ovsdb-server(7).
+func (r opResult) kind() fault.Kind {
+	switch r.Error {
+	case "constraint violation", "range error", "domain error":
+		return fault.Invalid
+	case "resources exhausted", "I/O error", "timed out":
+		return fault.Busy
+	case "permission error":
+		return fault.Unauthorized
+	case "not supported", "syntax error", "unknown database", "unknown table", "unknown column":
+		return fault.Unsupported
+	}
+	return fault.Internal
 }
 
 func (r opResult) text() string {
