@@ -22,7 +22,7 @@ func (l *layout) balanceOnce() bool {
 		load := 1 - l.slack(x)
 		for to := range l.hosts {
 			y := &l.hosts[to]
-			if to == from || y.class < 0 || y.closed || 1-l.slack(y) >= load {
+			if to == from || y.class < 0 || y.closed || l.hw[y.hardware].build != l.hw[x.hardware].build || 1-l.slack(y) >= load {
 				continue
 			}
 			for _, w := range slices.Clone(x.vms) {

@@ -99,18 +99,22 @@ func (m *model) match() {
 			m.virtOn[i][j] = virt[m.hw[j].build]
 		}
 	}
-}
-
-// misfit names the first constraint that keeps a demand from hardware, "" when nothing does.
-func (m *model) misfit(d *demand, h *hardware, bare bool) (constraint, reason string) {
-	unfit := m.t.Fits(d.of, h.of)
-	if !bare {
-		unfit = m.t.FitsVM(d.of, h.of, m.in.HostReserveMiB)
+	m.bareDemands, m.bareClasses, m.virtClasses = make([][]int, len(m.hw)), make([][]int32, len(m.demands)), make([][]int32, len(m.demands))
+	for i := range m.demands {
+		for j := range m.hw {
+			if m.bareOn[i][j] {
+				m.bareDemands[j] = append(m.bareDemands[j], i)
+			}
+		}
+		for c := range m.classes {
+			if m.bareOn[i][m.classes[c].hardware] {
+				m.bareClasses[i] = append(m.bareClasses[i], int32(c))
+			}
+			if m.virtOn[i][m.classes[c].hardware] {
+				m.virtClasses[i] = append(m.virtClasses[i], int32(c))
+			}
+		}
 	}
-	if len(unfit) == 0 {
-		return "", ""
-	}
-	return string(unfit[0].Constraint), unfit[0].Reason
 }
 
 // gib writes MiB for people.

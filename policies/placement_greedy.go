@@ -32,12 +32,12 @@ func (l *layout) bestBare(w int) int {
 	if !l.works[w].bare {
 		return -1
 	}
-	for c := range l.classes {
+	for _, c := range l.bareClasses[l.works[w].demand] {
 		if l.classes[c].victim >= l.works[w].priority {
 			break
 		}
-		if l.left[c] > 0 && l.allowsBare(w, c) && l.spreads(w, spot{onBare, int32(c)}) {
-			return c
+		if l.left[c] > 0 && l.spreads(w, spot{onBare, c}) {
+			return int(c)
 		}
 	}
 	return -1
@@ -79,7 +79,8 @@ func (l *layout) bestNewHost(w int) int {
 	}
 	waiting := l.missing()
 	best, bestGain, bestCount := -1, 0.0, 0
-	for c := range l.classes {
+	for _, k := range l.virtClasses[l.works[w].demand] {
+		c := int(k)
 		if l.left[c] <= 0 || !l.allowsHost(w, c) || !l.spreads(w, spot{onBare, int32(c)}) {
 			continue
 		}
@@ -148,9 +149,9 @@ func (l *layout) consolidate() {
 				}
 				tried[k] = true
 			}
-			l.mark(w, s, -1)
+			l.unmark(w, s)
 			vms := l.pack(int(s.index), w, waiting)
-			l.mark(w, s, 1)
+			l.mark(w, s)
 			weight := -l.works[w].weight
 			for _, x := range vms {
 				weight += l.works[x].weight

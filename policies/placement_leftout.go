@@ -1,9 +1,39 @@
 package policies
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
+
+// obstacles counts, in machines, what keeps one work from the targets.
+type obstacles struct {
+	targets   int // all of them
+	fit       int // would do
+	important int // would do, but run something as important
+	spread    int // would do, but for the spread group
+}
+
+func (l *layout) obstacles(w int) obstacles {
+	x := &l.works[w]
+	var o obstacles
+	for c := range l.classes {
+		k := &l.classes[c]
+		n := len(k.targets)
+		o.targets += n
+		fits := x.bare && l.bareOn[x.demand][k.hardware] || l.in.BootHosts && x.virt && l.virtOn[x.demand][k.hardware] && x.memory <= l.hw[k.hardware].memory-l.in.HostReserveMiB
+		switch {
+		case !fits:
+		case k.victim >= x.priority:
+			o.important += n
+		case !l.spreads(w, spot{onBare, int32(c)}):
+			o.spread += n
+		default:
+			o.fit += n
+		}
+	}
+	return o
+}
 
 // whyNot names the constraint that binds a work that has no place: among the targets that come
 // closest to taking it, what keeps them from it.
@@ -12,78 +42,66 @@ func (l *layout) whyNot(w int) LeftOut {
 	out := func(constraint, format string, args ...any) LeftOut {
 		return LeftOut{x.name, constraint, fmt.Sprintf(format, args...)}
 	}
-	d := &l.demands[x.demand]
-	bad := map[string]int{}     // constraint -> machines
-	what := map[string]string{} // constraint -> in words
-	targets, fit, important, spread := 0, 0, 0, 0
-	for c := range l.classes {
-		k := &l.classes[c]
-		n := len(k.targets)
-		targets += n
-		h := &l.hw[k.hardware]
-		constraint, detail := "", ""
-		switch {
-		case x.bare:
-			constraint, detail = l.misfit(d, h, true)
-			if constraint != "" && x.virt && l.in.BootHosts && l.virtOn[x.demand][k.hardware] {
-				constraint = ""
-			}
-		case !l.in.BootHosts:
-			constraint, detail = ConstraintHosts, "a running host"
-		default:
-			constraint, detail = l.misfit(d, h, false)
-		}
-		switch {
-		case constraint != "":
-			bad[constraint] += n
-			what[constraint] = detail
-		case k.victim >= x.priority:
-			important += n
-		case !l.spreads(w, spot{onBare, int32(c)}):
-			spread += n
-		default:
-			fit += n
+	o := l.obstacles(w)
+	running := 0
+	for h := range l.houses {
+		if x.virt && l.virtOn[x.demand][l.houses[h].hardware] {
+			running++
 		}
 	}
-	houses, room := l.houseRoom(w)
+	group := l.t.Workloads[x.name].Spec.SpreadGroup
 	switch {
-	case targets == 0 && len(l.houses) == 0:
-		return out(ConstraintMachines, "no machine may be used: %s", l.exclusions())
-	case fit > 0 || houses > 0 && !room:
-		if houses > 0 && fit == 0 {
-			return out(ConstraintHosts, "the %d running hosts that fit have no room left for %s and %d CPUs, and no other machine fits", houses, gib(x.memory), x.cpus)
-		}
-		return out(ConstraintMachines, "all %d machines that fit are taken by workloads of priority %d and more", fit, x.priority)
-	case spread > 0:
-		return out(ConstraintSpread, "the %d machines that fit stand where its spread group %s has a member already", spread, l.t.Workloads[x.name].Spec.SpreadGroup)
-	case important > 0:
-		return out(ConstraintPriority, "the %d machines that fit run workloads of priority %d or more, not below its own", important, x.priority)
+	case o.targets == 0 && len(l.houses) == 0:
+		return out(ConstraintMachines, "none of %d machines may be used: %s", len(l.excluded), l.exclusions())
+	case o.fit > 0:
+		return out(ConstraintMachines, "the %d machines that fit are all taken by workloads of priority %d and more or by hosts full of them", o.fit, x.priority)
+	case running > 0:
+		return out(ConstraintHosts, "no machine is left for it, and the %d running hosts that suit it have no room for %s and %d CPUs or a member of its spread group already", running, gib(x.memory), x.cpus)
+	case o.spread > 0:
+		return out(ConstraintSpread, "the %d machines that fit stand where its spread group %s has a member already", o.spread, group)
+	case o.important > 0:
+		return out(ConstraintPriority, "the %d machines that fit run workloads of its own priority %d or more", o.important, x.priority)
+	case !x.bare && !l.in.BootHosts:
+		return out(ConstraintHosts, "it runs only as a VM, none of %d running hosts suits it, and none may be booted", len(l.houses))
 	}
-	worst := ""
-	for _, c := range sortedKeys(bad) {
-		if worst == "" || bad[c] > bad[worst] {
-			worst = c
-		}
-	}
-	if worst == "" {
-		return out(ConstraintHosts, "no host has room for it, and none may be booted")
-	}
-	return out(worst, "none of %d machines fits; of %d, for example: %s", targets, bad[worst], what[worst])
+	constraint, n, example := l.commonMisfit(x.demand, x.bare)
+	return out(constraint, "none of %d machines fits; %d of them, for example: %s", o.targets, n, example)
 }
 
-// houseRoom counts the running hosts whose hardware suits w, and says whether one would take it.
-func (l *layout) houseRoom(w int) (suit int, room bool) {
-	if !l.works[w].virt {
-		return 0, false
+// commonMisfit is the constraint that rules out the most targets for a demand, and an example.
+func (l *layout) commonMisfit(demand int, bare bool) (constraint string, machines int, example string) {
+	type misfit struct {
+		constraint, example string
+		machines            int
 	}
-	for h := range l.hosts {
-		v := &l.hosts[h]
-		if v.class < 0 && l.virtOn[l.works[w].demand][v.hardware] {
-			suit++
-			room = room || l.canJoin(w, h)
+	perBuild := make([]int, len(l.builds))
+	for _, c := range l.classes {
+		perBuild[l.hw[c.hardware].build] += len(c.targets)
+	}
+	var found []misfit
+	for b, n := range perBuild {
+		unfit := l.t.Fits(l.demands[demand].of, l.builds[b])
+		if !bare {
+			unfit = l.t.FitsVM(l.demands[demand].of, l.builds[b], l.in.HostReserveMiB)
 		}
+		if n == 0 || len(unfit) == 0 {
+			continue
+		}
+		c := string(unfit[0].Constraint)
+		i := slices.IndexFunc(found, func(m misfit) bool { return m.constraint == c })
+		if i < 0 {
+			i = len(found)
+			found = append(found, misfit{constraint: c, example: unfit[0].Reason})
+		}
+		found[i].machines += n
 	}
-	return suit, room
+	if len(found) == 0 {
+		return ConstraintHosts, 0, "no host has room for it"
+	}
+	worst := slices.MaxFunc(found, func(a, b misfit) int {
+		return cmp.Or(cmp.Compare(a.machines, b.machines), cmp.Compare(b.constraint, a.constraint))
+	})
+	return worst.constraint, worst.machines, worst.example
 }
 
 // exclusions counts why machines are no targets, the commonest first.

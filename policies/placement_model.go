@@ -13,6 +13,7 @@ import (
 type work struct {
 	name       string
 	priority   int
+	level      int     // rank of its priority
 	weight     float64 // of its priority, see weigh
 	bare, virt bool    // where it may run
 	demand     int
@@ -53,10 +54,15 @@ type model struct {
 	houses  []house
 	groups  []spreadGroup
 	domains map[string]int
-	taken   map[occupancy]int // by spread-group members that run already
-	bareOn  [][]bool          // demand x hardware
-	virtOn  [][]bool          // demand x hardware, on an empty host
-	weight  map[int]float64   // by priority
+	taken   [][]int         // by spread group: the domains where a member runs already
+	bareOn  [][]bool        // demand x hardware
+	virtOn  [][]bool        // demand x hardware, on an empty host
+	weight  map[int]float64 // by priority
+	levels  map[int]int     // priority -> rank, 0 the lowest
+
+	bareDemands [][]int   // by hardware: the demands it meets bare
+	bareClasses [][]int32 // by demand: the classes that meet it bare
+	virtClasses [][]int32 // by demand: the classes that meet it as a host
 
 	hwIndex, buildIndex map[string]int
 
@@ -66,7 +72,7 @@ type model struct {
 
 func newModel(in PlacementInput) *model {
 	m := &model{t: in.Topology, in: in, domains: map[string]int{}, hwIndex: map[string]int{}, buildIndex: map[string]int{},
-		taken: map[occupancy]int{}, excluded: map[string]string{}}
+		excluded: map[string]string{}}
 	m.readWorks()
 	m.readMachines()
 	m.weigh()
@@ -232,14 +238,15 @@ func (m *model) weigh() {
 	if len(sorted) > 30 {
 		factor = math.Pow(3, 30/float64(len(sorted)))
 	}
-	m.weight = map[int]float64{}
+	m.weight, m.levels = map[int]float64{}, map[int]int{}
 	w := 1.0
-	for _, p := range sorted {
-		m.weight[p] = w
+	for i, p := range sorted {
+		m.weight[p], m.levels[p] = w, i
 		w *= factor
 	}
 	for i := range m.works {
 		m.works[i].weight = m.weight[m.works[i].priority]
+		m.works[i].level = m.levels[m.works[i].priority]
 	}
 	for i := range m.classes {
 		if v := m.classes[i].victim; v >= 0 {

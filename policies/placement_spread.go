@@ -3,10 +3,7 @@ package policies
 // spreadGroup is the scopes its members ask for; all of them bind every member.
 type spreadGroup struct{ machine, rack, feed bool }
 
-// occupancy is one member of a spread group in one failure domain.
-type occupancy struct{ group, domain int }
-
-// newHostDomain is the domain of a host that is yet to be booted, apart from those of known machines.
+// newHostDomain is the domain of the first host that is yet to be booted, apart from those of known machines.
 const newHostDomain = 1 << 40
 
 // readGroups numbers the spread groups and notes where members run already.
@@ -28,6 +25,7 @@ func (m *model) readGroups() {
 	if len(index) == 0 {
 		return
 	}
+	m.taken = make([][]int, len(m.groups))
 	for _, w := range m.t.Workloads {
 		g, known := index[w.Spec.SpreadGroup]
 		if !known {
@@ -51,7 +49,7 @@ func (m *model) readGroups() {
 		var h hardware
 		h.rack, h.feeds = m.placeOf(mach)
 		m.domainsOf(g, &h, m.domain("machine/"+at.Machine), func(d int) bool {
-			m.taken[occupancy{g, d}]++
+			m.taken[g] = append(m.taken[g], d)
 			return true
 		})
 	}
