@@ -2,6 +2,8 @@ package bmctest
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"net"
 	"testing"
 
@@ -70,3 +72,9 @@ func (s *Sim) EndSessions()  { s.BMC.EndSessions() }
 func (s *Sim) Silence()      { s.BMC.SetFaults(func(f *bmcsim.Faults) { f.Hang = true }) }
 func (s *Sim) Stick()        { s.BMC.SetFaults(func(f *bmcsim.Faults) { f.StuckChanging = true }) }
 func (s *Sim) Sessions() int { return s.BMC.Sessions() }
+
+// Fingerprint is the SHA-256 of a DER certificate in hex, as bmc.Endpoint wants it.
+func Fingerprint(der []byte) string {
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
+}
