@@ -21,7 +21,7 @@ func takeover(t testing.TB, w *world.World) {
 	must(t, w.Press("b2", true, "rerack"))
 	must(t, w.Start(life(t, w, "b2"), "", "w-a1", 2))
 	must(t, w.Serve(life(t, w, "b2"), "", true))
-	must(t, w.Write("b2", "", "fc-a1", "w-a1", 2))
+	must(t, w.Write(life(t, w, "b2"), "", "fc-a1", "w-a1", 2))
 }
 
 func TestEveryRuleFindsItsViolation(t *testing.T) {
@@ -79,10 +79,10 @@ func TestEveryRuleFindsItsViolation(t *testing.T) {
 		}},
 		"one writer boots again": {"", "", func(t *testing.T, w *world.World) {
 			must(t, w.Attest("a1"))
-			must(t, w.Write("a1", "", "fc-a1", "w-a1", 1))
+			must(t, w.Write(life(t, w, "a1"), "", "fc-a1", "w-a1", 1))
 			must(t, w.Press("a1", false, "person"))
 			must(t, w.Press("a1", true, "person"))
-			must(t, w.Write("a1", "", "fc-a1", "w-a1", 1))
+			must(t, w.Write(life(t, w, "a1"), "", "fc-a1", "w-a1", 1))
 		}},
 		"power off what is needed": {"S3", "machine b1", func(t *testing.T, w *world.World) {
 			must(t, w.Press("b1", false, "rerack"))
@@ -189,7 +189,8 @@ func TestOneHolderIsNeverBlamed(t *testing.T) {
 			"press":   func(rt *rapid.T) { _ = w.Press(machines.Draw(rt, "m"), rapid.Bool().Draw(rt, "on"), "rapid") },
 			"write": func(rt *rapid.T) {
 				m := machines.Draw(rt, "m")
-				if err := w.Write(m, "", "fc-a1", "w-a1", epoch); err == nil && m != holder {
+				l, _ := w.Life(m)
+				if err := w.Write(l, "", "fc-a1", "w-a1", epoch); err == nil && m != holder {
 					rt.Fatalf("%s wrote, %s holds", m, holder)
 				}
 			},

@@ -187,3 +187,28 @@ func (w *World) toCore(sw string, vlan int, seen map[string]bool) bool {
 }
 
 func (w *World) switchAlive(s *netSwitch) bool { return !s.dead && w.rackMains(s.spec.Rack) }
+
+// Connected reports whether any frame of a machine gets through to the core, on whatever VLAN.
+func (w *World) Connected(machine string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m := w.machines[machine]
+	return m != nil && w.connected(m)
+}
+
+// Carrying returns the first port of a machine on which frames of a VLAN pass, tagged or not: the way
+// out for its VMs.
+func (w *World) Carrying(machine string, vlan int) (sw, port string, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m := w.machines[machine]
+	if m == nil || !m.on {
+		return "", "", false
+	}
+	for _, n := range m.spec.NICs {
+		if w.portReach(n.Switch, n.Port, vlan) {
+			return n.Switch, n.Port, true
+		}
+	}
+	return "", "", false
+}

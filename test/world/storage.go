@@ -269,28 +269,36 @@ type EpochTotal struct {
 	Machines []string  `json:"machines"`
 }
 
-// Write records a write. It fails with Unreachable when the write could not arrive.
-func (w *World) Write(machine, vm, volume, workload string, epoch uint64) error {
-	return w.write(machine, vm, volume, workload, epoch, false)
+// Write records a write of one life of a machine. It fails with Unreachable when it could not arrive.
+func (w *World) Write(l Life, vm, volume, workload string, epoch uint64) error {
+	return w.write(l.Machine, vm, volume, workload, epoch, func() error {
+		if _, err := w.alive(l); err != nil {
+			return err
+		}
+		if !w.canWrite(l.Machine, volume) {
+			return &fault.Error{Kind: fault.Unreachable, Where: "volume " + volume, What: "write from machine " + l.Machine,
+				Evidence: "no path, zone or mask"}
+		}
+		return nil
+	})
 }
 
 // Arrived records a write that an array has taken already, allowed or not: the truth is what was
 // written. An array that lets a fenced initiator write is caught by the rules.
 func (w *World) Arrived(machine, vm, volume, workload string, epoch uint64) error {
-	return w.write(machine, vm, volume, workload, epoch, true)
+	return w.write(machine, vm, volume, workload, epoch, func() error { return nil })
 }
 
-func (w *World) write(machine, vm, volume, workload string, epoch uint64, arrived bool) error {
+func (w *World) write(machine, vm, volume, workload string, epoch uint64, allowed func() error) error {
 	w.mu.Lock()
 	v := w.volumes[volume]
 	if v == nil {
 		w.mu.Unlock()
 		return missing("volume", volume)
 	}
-	if !arrived && !w.canWrite(machine, volume) {
+	if err := allowed(); err != nil {
 		w.mu.Unlock()
-		return &fault.Error{Kind: fault.Unreachable, Where: "volume " + volume, What: "write from machine " + machine,
-			Evidence: "no power, path or mask"}
+		return err
 	}
 	at := w.now()
 	v.log = append(v.log, Write{at, machine, vm, volume, workload, epoch})

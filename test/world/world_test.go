@@ -262,9 +262,9 @@ func TestALifeEndsWithThePower(t *testing.T) {
 func TestWriteLog(t *testing.T) {
 	w := running(t)
 	for range 20 {
-		must(t, w.Write("a1", "", "fc-a1", "w-a1", 1))
+		must(t, w.Write(life(t, w, "a1"), "", "fc-a1", "w-a1", 1))
 	}
-	if err := w.Write("a2", "", "fc-a1", "w-a1", 1); err == nil {
+	if err := w.Write(life(t, w, "a2"), "", "fc-a1", "w-a1", 1); err == nil {
 		t.Error("a2 is not masked for fc-a1")
 	}
 	log, totals := w.Log("fc-a1")
