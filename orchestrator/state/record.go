@@ -22,10 +22,8 @@ func Load[T any](ctx context.Context, s store.Store, key string) (T, uint64, err
 	if err != nil {
 		return v, 0, fault.Wrap(err, "read record", key)
 	}
-	if err := json.Unmarshal(e.Value, &v); err != nil {
-		return v, 0, &fault.Error{Kind: fault.Internal, What: "decode record", Where: key, Err: err}
-	}
-	return v, e.Revision, nil
+	v, err = Decode[T](e)
+	return v, e.Revision, err
 }
 
 // List reads all records under prefix, in key order.
@@ -36,11 +34,20 @@ func List[T any](ctx context.Context, s store.Store, prefix string) ([]T, error)
 	}
 	out := make([]T, len(entries))
 	for i, e := range entries {
-		if err := json.Unmarshal(e.Value, &out[i]); err != nil {
-			return nil, &fault.Error{Kind: fault.Internal, What: "decode record", Where: e.Key, Err: err}
+		if out[i], err = Decode[T](e); err != nil {
+			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// Decode reads a record out of its entry.
+func Decode[T any](e store.Entry) (T, error) {
+	var v T
+	if err := json.Unmarshal(e.Value, &v); err != nil {
+		return v, &fault.Error{Kind: fault.Internal, What: "decode record", Where: e.Key, Err: err}
+	}
+	return v, nil
 }
 
 // Encode turns a record into its stored form.

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rerack.dev/rerack/examples"
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/test/gen"
+	"rerack.dev/rerack/test/lab"
+)
+
+type labFlags struct {
+	dir      string
+	machines int
+	post     time.Duration
+	dhcp     string
+	tftp     string
+	example  string
+}
+
+func labCommand(*global) *cobra.Command {
+	var f labFlags
+	c := &cobra.Command{Use: "lab", Short: "A data centre in a box, on loopback", GroupID: "service",
+		Long: `A data centre in a box: simulated machines, switches, fabrics and arrays behind their real management
+protocols on loopback, and a server for them. Rehearse on it what you would not dare on the real one.`}
+	c.PersistentFlags().StringVar(&f.dir, "dir", envOr("RERACK_LAB_DIR", ".rerack-lab"), "directory of the lab")
+	c.AddCommand(labUp(&f), labDown(&f), labRun(&f), labStatus(&f), labCheck(&f), labFault(&f))
+	for verb, what := range map[string]struct {
+		short string
+		do    func(context.Context, *lab.Control, []string) error
+	}{
+		"burn":               {"Take mains power from a failure domain; BMCs and switches in it die too", func(ctx context.Context, l *lab.Control, a []string) error { return l.Burn(ctx, a[0]) }},
+		"restore-power":      {"Give it back: machines start by themselves with their old systems", func(ctx context.Context, l *lab.Control, a []string) error { return l.RestorePower(ctx, a[0]) }},
+		"cut-management":     {"Cut BMCs and switch management of a domain off; its machines run on", func(ctx context.Context, l *lab.Control, a []string) error { return l.CutManagement(ctx, a[0]) }},
+		"restore-management": {"Undo cut-management", func(ctx context.Context, l *lab.Control, a []string) error { return l.RestoreManagement(ctx, a[0]) }},
+		"half-burn":          {"All BMCs of a domain answer off; the machines named run on", func(ctx context.Context, l *lab.Control, a []string) error { return l.HalfBurn(ctx, a[0], a[1:]...) }},
+	} {
+		args, use := cobra.ExactArgs(1), verb+" DOMAIN"
+		if verb == "half-burn" {
+			args, use = cobra.MinimumNArgs(1), verb+" DOMAIN [MACHINE...]"
+		}
+		c.AddCommand(&cobra.Command{Use: use, Short: what.short, Args: args, RunE: func(c *cobra.Command, a []string) error {
+			s, err := newStack(f.dir)
+			if err != nil {
+				return err
+			}
+			if err := what.do(c.Context(), s.control(), a); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s %s\n", verb, strings.Join(a, " "))
+			return nil
+		}})
+	}
+	return c
+}
+
+// source is the topology a lab is built from: files, a generated one of n machines, or the story.
+func (f *labFlags) source(paths []string) (*topology.Topology, error) {
+	switch {
+	case f.machines > 0 && len(paths) > 0:
+		return nil, &fault.Error{Kind: fault.Invalid, What: "--machines and topology files exclude each other"}
+	case f.machines > 0:
+		return gen.Topology(f.machines)
+	case len(paths) == 0:
+		return topology.LoadFS(examples.Story, f.example)
+	}
+	files, err := readFiles(paths)
+	if err != nil {
+		return nil, err
+	}
+	return load(files)
+}
+
+func labRun(f *labFlags) *cobra.Command {
+	c := &cobra.Command{Use: "run [PATH...]", Short: "Run the data centre alone, in the foreground", Hidden: true,
+		RunE: func(c *cobra.Command, paths []string) error {
+			t, err := f.source(paths)
+			if err != nil {
+				return err
+			}
+			dhcp, err := netip.ParseAddrPort(f.dhcp)
+			if err != nil {
+				return &fault.Error{Kind: fault.Invalid, What: "--dhcp-server", Err: err}
+			}
+			tftp, err := netip.ParseAddrPort(f.tftp)
+			if err != nil {
+				return &fault.Error{Kind: fault.Invalid, What: "--tftp-server", Err: err}
+			}
+			log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
+			l, err := lab.Start(c.Context(), lab.Config{Topology: t, Dir: f.dir, FreePorts: true, BootServer: dhcp, TFTPServer: tftp, Post: f.post, Logger: log})
+			if err != nil {
+				return err
+			}
+			defer l.Close()
+			return l.ServeControl(c.Context(), filepath.Join(f.dir, "lab.sock"))
+		}}
+	c.Flags().StringVar(&f.dhcp, "dhcp-server", lab.DefaultBootServer, "where relays send DHCP")
+	c.Flags().StringVar(&f.tftp, "tftp-server", "127.0.0.1:6969", "where firmware fetches by TFTP")
+	f.add(c)
+	return c
+}
+
+func (f *labFlags) add(c *cobra.Command) {
+	c.Flags().IntVar(&f.machines, "machines", 0, "generate a data centre of this many machines")
+	c.Flags().StringVar(&f.example, "example", "story", "without files: story, or story-scarce with fewer machines left")
+	c.Flags().DurationVar(&f.post, "post", 0, "time every machine spends in its firmware before it boots")
+}
+
+func (f *labFlags) runArgs(paths []string) []string {
+	args := []string{"--machines", fmt.Sprint(f.machines), "--post", f.post.String()}
+	if f.example != "" {
+		args = append(args, "--example", f.example)
+	}
+	return append(args, paths...)
+}
+
+func labUp(f *labFlags) *cobra.Command {
+	var noServer bool
+	c := &cobra.Command{Use: "up [PATH...]", Short: "Start a lab and a server for it in the background, and apply its topology",
+		Long: "Start a lab and a server for it in the background, and apply its topology. Without a path it is the story's data\ncentre: 20 machines in rack-a, ten elsewhere.",
+		RunE: func(c *cobra.Command, paths []string) error {
+			if _, err := f.source(paths); err != nil { // before anything is started
+				return err
+			}
+			s, err := newStack(f.dir)
+			if err != nil {
+				return err
+			}
+			if s.ports, err = freePorts(); err != nil {
+				return err
+			}
+			if !noServer {
+				s.ports.api = strings.TrimPrefix(defaultServer, "http://")
+			}
+			if err := s.up(c.Context(), f.runArgs(paths)); err != nil {
+				return err
+			}
+			n, err := s.apply(c.Context())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), `lab is up: %d machines, server at http://%s
+  export RERACK_SERVER=http://%[2]s RERACK_TOKEN_FILE=%s
+  rerack get machines
+  rerack lab burn rack-a && rerack recovery wait rack-a
+  rerack lab down
+`, n, s.ports.api, s.path("data/admin.token"))
+			return nil
+		}}
+	f.add(c)
+	return c
+}
+
+// apply makes the lab's own topology the server's, and returns its number of machines.
+func (s *stack) apply(ctx context.Context) (int, error) {
+	files, err := readFiles([]string{s.path("topology")})
+	if err != nil {
+		return 0, err
+	}
+	cl, err := s.client()
+	if err != nil {
+		return 0, err
+	}
+	if err := cl.call(ctx, "POST", "/topology/apply", map[string]any{"files": files, "message": "lab"}, nil); err != nil {
+		return 0, err
+	}
+	t, err := load(files)
+	if err != nil {
+		return 0, err
+	}
+	return len(t.Machines), nil
+}
+
+func labDown(f *labFlags) *cobra.Command {
+	return &cobra.Command{Use: "down", Short: "Stop the lab and its server", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := newStack(f.dir)
+			if err != nil {
+				return err
+			}
+			return s.down(c.Context())
+		}}
+}
+
+func labStatus(f *labFlags) *cobra.Command {
+	return &cobra.Command{Use: "status", Short: "What is truly on, and what runs where", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := newStack(f.dir)
+			if err != nil {
+				return err
+			}
+			st, err := s.control().Status(c.Context())
+			if err != nil {
+				return err
+			}
+			g := global{output: flagOf(c, "output")}
+			return g.show(c.OutOrStdout(), st, func(w io.Writer) {
+				row(w, "MACHINE", "RACK", "MAINS", "ON", "PHASE", "RUNS")
+				for _, m := range st.Machines {
+					var runs []string
+					for _, r := range m.Runs {
+						runs = append(runs, fmt.Sprintf("%s(epoch %d)", r.Workload, r.Epoch))
+					}
+					row(w, m.Name, m.Rack, m.Mains, m.On, dash(m.Phase), dash(strings.Join(runs, ",")))
+				}
+			})
+		}}
+}
+
+func flagOf(c *cobra.Command, name string) string {
+	v, err := c.Flags().GetString(name)
+	if err != nil {
+		return ""
+	}
+	return v
+}
+
+func labCheck(f *labFlags) *cobra.Command {
+	return &cobra.Command{Use: "check-invariants", Short: "Look at the true world for any broken safety rule", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := newStack(f.dir)
+			if err != nil {
+				return err
+			}
+			return checkInvariants(c.Context(), s, c.OutOrStdout())
+		}}
+}
+
+func checkInvariants(ctx context.Context, s *stack, w io.Writer) error {
+	r, err := s.control().CheckInvariants(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range r.Violations {
+		fmt.Fprintf(w, "VIOLATED %s %s: %s\n", v.Rule, v.Subject, v.Detail)
+	}
+	if len(r.Violations) > 0 {
+		return exitCode{exitViolated, fault.Newf(fault.Unsafe, "%d violations", len(r.Violations))}
+	}
+	fmt.Fprintf(w, "all invariants hold: %d machines, %d workloads running, %d writes checked\n", r.Machines, r.Running, r.Writes)
+	return nil
+}
+
+func labFault(f *labFlags) *cobra.Command {
+	var off bool
+	c := &cobra.Command{Use: "fault KIND NAME FAULT [ARG]", Short: "Make a simulated device misbehave", Args: cobra.RangeArgs(3, 4),
+		Example: "  rerack lab fault bmc b03 hang\n  rerack lab fault machine b01 no-boot\n  rerack lab fault switch tor-b refuse\n  rerack lab fault --clear bmc b03 hang",
+		RunE: func(c *cobra.Command, a []string) error {
+			s, err := newStack(f.dir)
+			if err != nil {
+				return err
+			}
+			if off {
+				return s.control().ClearFault(c.Context(), a[0], a[1], a[2])
+			}
+			return s.control().Fault(c.Context(), a[0], a[1], a[2], strings.Join(a[3:], ""))
+		}}
+	c.Flags().BoolVar(&off, "clear", false, "end the fault")
+	return c
+}

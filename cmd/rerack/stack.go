@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/test/lab"
+)
+
+// stack is a lab and a server for it, each a process of its own, under one directory: so that either
+// can be killed without the other.
+type stack struct {
+	dir   string
+	ports stackPorts
+}
+
+// stackPorts are the addresses of a stack on loopback.
+type stackPorts struct{ api, bootHTTP, tftp, dhcp string }
+
+func newStack(dir string) (*stack, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(abs, 0o700); err != nil {
+		return nil, &fault.Error{Kind: fault.Invalid, What: "lab directory", Err: err}
+	}
+	return &stack{dir: abs}, nil
+}
+
+func (s *stack) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *stack) control() *lab.Control { return lab.Dial(s.path("lab.sock")) }
+
+// freePorts finds free loopback ports for the server. They are asked for together so that none is
+// given twice.
+func freePorts() (stackPorts, error) {
+	var p stackPorts
+	for _, out := range []*string{&p.api, &p.bootHTTP} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return p, err
+		}
+		defer l.Close()
+		*out = l.Addr().String()
+	}
+	for _, out := range []*string{&p.tftp, &p.dhcp} {
+		l, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			return p, err
+		}
+		defer l.Close()
+		*out = l.LocalAddr().String()
+	}
+	return p, nil
+}
+
+// start runs this binary again with args in the background, its output in a log file, and writes its
+// process id down.
+func (s *stack) start(name string, args ...string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	log, err := os.OpenFile(s.path(name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return &fault.Error{Kind: fault.Internal, What: "log of " + name, Err: err}
+	}
+	defer log.Close()
+	cmd := exec.Command(self, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return &fault.Error{Kind: fault.Internal, What: "start " + name, Err: err}
+	}
+	// The child outlives this process in lab up; while this one lives it must not become a zombie.
+	go func() { _ = cmd.Wait() }()
+	return os.WriteFile(s.path(name+".pid"), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600)
+}
+
+func (s *stack) pid(name string) (int, bool) {
+	b, err := os.ReadFile(s.path(name + ".pid"))
+	if err != nil {
+		return 0, false
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	return pid, err == nil && pid > 1
+}
+
+func (s *stack) alive(name string) bool {
+	pid, ok := s.pid(name)
+	return ok && syscall.Kill(pid, 0) == nil
+}
+
+// stop ends a part and waits until it is gone; one that is not running is success.
+func (s *stack) stop(ctx context.Context, name string, sig syscall.Signal) error {
+	pid, ok := s.pid(name)
+	if !ok {
+		return nil
+	}
+	if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return &fault.Error{Kind: fault.Internal, What: "stop " + name, Err: err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if err := until(ctx, func() bool { return !s.alive(name) }); err != nil {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		return &fault.Error{Kind: fault.Timeout, What: name + " did not end in time and was killed", Evidence: fmt.Sprintf("process %d", pid)}
+	}
+	return os.Remove(s.path(name + ".pid"))
+}
+
+// until polls a condition of another process, which nothing here can be told of.
+func until(ctx context.Context, ok func() bool) error {
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// up starts both parts and waits until they answer.
+func (s *stack) up(ctx context.Context, labArgs []string) error {
+	for _, name := range []string{"lab", "server"} {
+		if s.alive(name) {
+			return &fault.Error{Kind: fault.Conflict, Where: s.dir, What: "the " + name + " is running already", Next: "rerack lab down"}
+		}
+	}
+	args := append([]string{"lab", "run", "--dir", s.dir, "--dhcp-server", s.ports.dhcp, "--tftp-server", s.ports.tftp}, labArgs...)
+	if err := s.start("lab", args...); err != nil {
+		return err
+	}
+	if err := s.ready(ctx, "lab", func() bool {
+		_, err := s.control().Status(ctx)
+		return err == nil
+	}); err != nil {
+		return err
+	}
+	return s.startServer(ctx)
+}
+
+// startServer starts the control plane for the lab and waits until it serves.
+func (s *stack) startServer(ctx context.Context) error {
+	err := s.start("server", "server", "--data-dir", s.path("data"), "--listen", s.ports.api, "--boot-http", s.ports.bootHTTP,
+		"--tftp", s.ports.tftp, "--dhcp-relay-listen", s.ports.dhcp, "--dhcp-relay-from", lab.RelayPrefix.String(),
+		"--secrets", s.path("secrets.json"), "--images", s.path("images"), "--loaders", s.path("loaders"), "--device-ca", s.path("ca.pem"))
+	if err != nil {
+		return err
+	}
+	return s.ready(ctx, "server", func() bool {
+		resp, err := http.Get("http://" + s.ports.api + "/healthz")
+		if err != nil {
+			return false
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode == http.StatusNoContent
+	})
+}
+
+func (s *stack) ready(ctx context.Context, name string, ok func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	died := false
+	err := until(ctx, func() bool {
+		died = !s.alive(name)
+		return died || ok()
+	})
+	if err == nil && !died {
+		return nil
+	}
+	return &fault.Error{Kind: fault.Internal, Where: s.path(name + ".log"), What: "the " + name + " did not start", Evidence: lastLine(s.path(name + ".log"))}
+}
+
+func lastLine(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return lines[len(lines)-1]
+}
+
+// down stops both parts, the server first so that it does not see its data centre vanish.
+func (s *stack) down(ctx context.Context) error {
+	return errors.Join(s.stop(ctx, "server", syscall.SIGTERM), s.stop(ctx, "lab", syscall.SIGTERM))
+}
+
+// client talks to the stack's server.
+func (s *stack) client() (*client, error) {
+	g := global{server: "http://" + s.ports.api, dataDir: s.path("data"), token: s.path("data/admin.token")}
+	return g.client()
+}

@@ -1,0 +1,105 @@
+package recovery
+
+import (
+	"sort"
+	"time"
+
+	"rerack.dev/rerack/orchestrator/state"
+	"rerack.dev/rerack/orchestrator/topology"
+)
+
+// Report is a run as figures.
+type Report struct {
+	Recovered int           `json:"recovered"`
+	Of        int           `json:"of"`
+	BareMetal int           `json:"bareMetal"`
+	VMs       int           `json:"vms"`
+	Hosts     int           `json:"hosts"`
+	Detection time.Duration `json:"detectionNs" doc:"Request to verdict"`
+	Total     time.Duration `json:"totalNs" doc:"Verdict to end"`
+	Hardware  time.Duration `json:"hardwareNs" doc:"Longest chain of firmware time: power-on to the first DHCP packet, host before VM, dependency before dependant"`
+	Own       time.Duration `json:"ownNs" doc:"Total less Hardware: what the software took"`
+}
+
+// Summarize works the figures out. t gives the dependencies between workloads.
+func Summarize(t *topology.Topology, r state.Run, results []state.Result) Report {
+	out := Report{Of: len(r.Workloads)}
+	by := map[string]state.Result{}
+	hosts := map[string]state.Result{}
+	for _, res := range results {
+		if res.Host {
+			hosts[res.Where.Machine] = res
+			if res.State == "healthy" {
+				out.Hosts++
+			}
+			continue
+		}
+		by[res.Name] = res
+		if res.State != "healthy" {
+			continue
+		}
+		out.Recovered++
+		if res.Where.VM {
+			out.VMs++
+		} else {
+			out.BareMetal++
+		}
+	}
+	for _, p := range r.Phases {
+		if p.Name == "verdict" && !p.End.IsZero() {
+			out.Detection = p.End.Sub(r.Requested)
+			if !r.Ended.IsZero() {
+				out.Total = r.Ended.Sub(p.End)
+			}
+		}
+	}
+	memo := map[string]time.Duration{}
+	var chain func(name string) time.Duration
+	chain = func(name string) time.Duration {
+		if d, ok := memo[name]; ok {
+			return d
+		}
+		memo[name] = 0 // dependencies have no cycles; this bounds a damaged record
+		res := by[name]
+		var before time.Duration
+		if res.Where.VM {
+			before = firmwareTime(hosts[res.Where.Machine])
+		}
+		for _, dep := range t.Workloads[name].Spec.DependsOn {
+			if _, here := by[dep]; here {
+				before = max(before, chain(dep))
+			}
+		}
+		memo[name] = before + firmwareTime(res)
+		return memo[name]
+	}
+	for name := range by {
+		out.Hardware = max(out.Hardware, chain(name))
+	}
+	out.Own = max(out.Total-out.Hardware, 0)
+	return out
+}
+
+func firmwareTime(r state.Result) time.Duration {
+	on, dhcp := r.Times["power-on"], r.Times["dhcp"]
+	if on.IsZero() || dhcp.Before(on) {
+		return 0
+	}
+	return dhcp.Sub(on)
+}
+
+// Order sorts results as people read them: Hosts first, then by priority and name.
+func Order(results []state.Result) []state.Result {
+	out := append([]state.Result(nil), results...)
+	sort.SliceStable(out, func(i, j int) bool {
+		a, b := out[i], out[j]
+		if a.Host != b.Host {
+			return a.Host
+		}
+		if a.Priority != b.Priority {
+			return a.Priority > b.Priority
+		}
+		return a.Name < b.Name
+	})
+	return out
+}

@@ -1,0 +1,213 @@
+// Package revision keeps every applied topology as a numbered, immutable revision in the store. A
+// revision's content is written first; the head then moves to it by one compare-and-set, so that an
+// apply is seen whole or not at all.
+package revision
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/orchestrator/state"
+	"rerack.dev/rerack/orchestrator/store"
+	"rerack.dev/rerack/orchestrator/topology"
+)
+
+const (
+	headKey  = "topology/head"
+	revsAt   = "topology/revision/"
+	chunkLen = 256 << 10
+	// maxPlain bounds what a stored revision may unpack to.
+	maxPlain = 256 << 20
+)
+
+// Head describes one revision.
+type Head struct {
+	Revision int       `json:"revision"` // 1 is the first
+	Hash     string    `json:"hash"`
+	At       time.Time `json:"at"`
+	By       string    `json:"by"`
+	Message  string    `json:"message,omitempty"`
+	Chunks   int       `json:"chunks"`
+	Objects  int       `json:"objects"`
+}
+
+// Log is the sequence of revisions.
+type Log struct {
+	Store store.Store
+	Now   func() time.Time
+
+	current atomic.Pointer[loaded]
+}
+
+type loaded struct {
+	head Head
+	topo *topology.Topology
+}
+
+// Current is the newest revision this process has seen; empty before the first.
+func (l *Log) Current() (Head, *topology.Topology) {
+	if c := l.current.Load(); c != nil {
+		return c.head, c.topo
+	}
+	return Head{}, topology.New()
+}
+
+// Topology is the current one.
+func (l *Log) Topology() *topology.Topology {
+	_, t := l.Current()
+	return t
+}
+
+// Apply makes t the next revision. expect is the revision it was planned against, or -1 for any; a
+// topology equal to the present one makes no revision.
+func (l *Log) Apply(ctx context.Context, t *topology.Topology, by, message string, expect int) (Head, bool, error) {
+	hash := topology.Hash(t)
+	plain, err := topology.EncodeJSON(t)
+	if err != nil {
+		return Head{}, false, err
+	}
+	packed, err := pack(plain)
+	if err != nil {
+		return Head{}, false, err
+	}
+	for {
+		head, rev, err := state.Load[Head](ctx, l.Store, headKey)
+		if err != nil {
+			return Head{}, false, err
+		}
+		if expect >= 0 && head.Revision != expect {
+			return head, false, &fault.Error{Kind: fault.Conflict, Where: "topology", What: "it has changed since it was planned",
+				Evidence: fmt.Sprintf("revision %d by %s, planned against %d", head.Revision, head.By, expect), Next: "plan again"}
+		}
+		if head.Hash == hash {
+			return head, false, l.Refresh(ctx)
+		}
+		next := Head{Revision: head.Revision + 1, Hash: hash, At: l.Now(), By: by, Message: message, Objects: t.Len()}
+		err = l.write(ctx, next, packed, rev)
+		if fault.Is(err, fault.Conflict) {
+			continue
+		}
+		if err != nil {
+			return Head{}, false, err
+		}
+		return next, true, l.Refresh(ctx)
+	}
+}
+
+// write stores the content and moves the head. Content of a revision that lost the race is simply
+// written over by the winner of that number; readers go by the head's and the record's hash.
+func (l *Log) write(ctx context.Context, h Head, packed []byte, headRev uint64) error {
+	id := fmt.Sprintf("%s%08d-%s", revsAt, h.Revision, h.Hash)
+	for len(packed) > 0 {
+		n := min(len(packed), chunkLen)
+		if err := l.Store.Txn(ctx, store.Put(fmt.Sprintf("%s/%04d", id, h.Chunks), packed[:n])); err != nil {
+			return err
+		}
+		packed = packed[n:]
+		h.Chunks++
+	}
+	b, err := state.Encode(h)
+	if err != nil {
+		return err
+	}
+	return l.Store.Txn(ctx, store.PutIf(headKey, b, headRev), store.Put(fmt.Sprintf("topology/log/%08d", h.Revision), b))
+}
+
+// Load reads one revision back and checks that it is what was applied.
+func (l *Log) Load(ctx context.Context, revision int) (Head, *topology.Topology, error) {
+	h, rev, err := state.Load[Head](ctx, l.Store, fmt.Sprintf("topology/log/%08d", revision))
+	if err != nil {
+		return h, nil, err
+	}
+	if rev == 0 {
+		return h, nil, &fault.Error{Kind: fault.NotFound, What: "no such revision", Where: fmt.Sprint(revision), Next: "rerack revisions"}
+	}
+	var packed bytes.Buffer
+	for i := range h.Chunks {
+		e, err := l.Store.Get(ctx, fmt.Sprintf("%s%08d-%s/%04d", revsAt, h.Revision, h.Hash, i))
+		if err != nil {
+			return h, nil, fault.Wrap(err, "read revision", fmt.Sprint(revision))
+		}
+		packed.Write(e.Value)
+	}
+	plain, err := unpack(&packed)
+	if err != nil {
+		return h, nil, &fault.Error{Kind: fault.Internal, Where: fmt.Sprintf("revision %d", revision), What: "unpack", Err: err}
+	}
+	t, err := topology.DecodeJSON(plain)
+	if err != nil {
+		return h, nil, err
+	}
+	if got := topology.Hash(t); got != h.Hash {
+		return h, nil, &fault.Error{Kind: fault.Internal, Where: fmt.Sprintf("revision %d", revision), What: "its content is damaged",
+			Evidence: "hash " + got + " instead of " + h.Hash, Next: "restore the store from a backup"}
+	}
+	return h, t, nil
+}
+
+// List returns all revisions, oldest first.
+func (l *Log) List(ctx context.Context) ([]Head, error) {
+	return state.List[Head](ctx, l.Store, "topology/log/")
+}
+
+// Refresh makes the stored head the current one.
+func (l *Log) Refresh(ctx context.Context) error {
+	head, rev, err := state.Load[Head](ctx, l.Store, headKey)
+	if err != nil || rev == 0 {
+		return err
+	}
+	if c := l.current.Load(); c != nil && c.head.Revision == head.Revision {
+		return nil
+	}
+	head, t, err := l.Load(ctx, head.Revision)
+	if err != nil {
+		return err
+	}
+	for {
+		c := l.current.Load()
+		if c != nil && c.head.Revision >= head.Revision {
+			return nil
+		}
+		if l.current.CompareAndSwap(c, &loaded{head, t}) {
+			return nil
+		}
+	}
+}
+
+// Follow keeps the current revision up to date until ctx ends.
+func (l *Log) Follow(ctx context.Context) error {
+	_, rev, err := l.Store.List(ctx, headKey)
+	if err != nil {
+		return err
+	}
+	if err := l.Refresh(ctx); err != nil {
+		return err
+	}
+	return l.Store.Watch(ctx, headKey, rev, func(store.Batch) error { return l.Refresh(ctx) })
+}
+
+func pack(plain []byte) ([]byte, error) {
+	var out bytes.Buffer
+	z := gzip.NewWriter(&out)
+	if _, err := z.Write(plain); err != nil {
+		return nil, err
+	}
+	if err := z.Close(); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+func unpack(r io.Reader) ([]byte, error) {
+	z, err := gzip.NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(z, maxPlain))
+}

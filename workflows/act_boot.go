@@ -1,0 +1,351 @@
+package workflows
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	bmc "rerack.dev/rerack/bmc/driver"
+	hypervisor "rerack.dev/rerack/hypervisor/driver"
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/orchestrator/state"
+	"rerack.dev/rerack/orchestrator/store"
+	"rerack.dev/rerack/orchestrator/topology"
+)
+
+// resultName is the record name of a target in its run: a Host's must not meet a workload's.
+func (in BootInput) resultName() string {
+	if in.Host {
+		return "host-" + in.Name
+	}
+	return in.Name
+}
+
+// bootName is the name of the target's boot record: the machine, or the workload for a VM.
+func (in BootInput) bootName() string {
+	if in.Where.VM {
+		return "vm-" + in.Name
+	}
+	return in.Where.Machine
+}
+
+// PrepareBoot makes the target the holder of its workload and writes what the boot plane shall serve
+// to it. Both are durable before anything is powered on.
+func (a *Activities) PrepareBoot(ctx context.Context, in BootInput) error {
+	return toTemporal(a.prepareBoot(ctx, in))
+}
+
+func (a *Activities) prepareBoot(ctx context.Context, in BootInput) error {
+	now := a.Now()
+	rec, err := a.bootRecord(ctx, in, now)
+	if err != nil {
+		return err
+	}
+	if !in.Host {
+		if err := state.GrantLease(ctx, a.Store, in.Name, in.Run, in.Epoch, in.Where, now); err != nil {
+			return err
+		}
+	}
+	if err := a.result(ctx, in.Run, in.resultName(), func(r *state.Result) {
+		// A retry of this step must not forget the milestones of a boot that is under way.
+		if r.State == "booting" && r.Where == in.Where && r.Round == in.Round {
+			return
+		}
+		r.Host, r.State, r.Where, r.Wave, r.Round = in.Host, "booting", in.Where, in.Wave, in.Round
+		fenced := r.Times["fenced"]
+		r.Times = map[string]time.Time{"prepared": now}
+		if !fenced.IsZero() {
+			r.Times["fenced"] = fenced
+		}
+	}); err != nil {
+		return err
+	}
+	_, err = state.Update(ctx, a.Store, state.BootsAt+rec.Name, func(have *state.Boot) error {
+		if have.Epoch > rec.Epoch {
+			return &fault.Error{Kind: fault.Stale, Where: "boot record " + rec.Name, What: "a newer run boots it", Evidence: have.Run}
+		}
+		if have.Workflow != rec.Workflow {
+			*have = rec
+		}
+		return nil
+	})
+	return err
+}
+
+func (a *Activities) bootRecord(ctx context.Context, in BootInput, now time.Time) (state.Boot, error) {
+	t := a.Topology()
+	m := t.Machines[in.Where.Machine]
+	rec := state.Boot{Name: in.bootName(), Machine: in.Where.Machine, VM: in.Where.VM, Run: in.Run, Epoch: in.Epoch,
+		Workflow: bootID(in.Step, in.Name, in.Host), Hostname: in.Name, Expires: now.Add(in.Limits.Boot + in.Limits.Health)}
+	var at topology.Attachment
+	var image string
+	if in.Host {
+		at = m.Spec.Provisioning
+		r, err := a.run(ctx, in.Run)
+		if err != nil {
+			return rec, err
+		}
+		image = t.Runbooks[r.Runbook].Spec.HypervisorImage
+	} else {
+		w := t.Workloads[in.Name]
+		rec.Workload, image, at = in.Name, w.Spec.Image, w.Spec.Networks[0]
+		if w.Spec.Hostname != "" {
+			rec.Hostname = w.Spec.Hostname
+		}
+	}
+	if in.Where.VM {
+		rec.MACs = []string{identityMAC(in.Name, at)}
+	} else {
+		for _, nic := range m.Spec.NICs {
+			rec.MACs = append(rec.MACs, string(nic.MAC))
+		}
+	}
+	img, ok := t.Images[image]
+	if !ok {
+		return rec, &fault.Error{Kind: fault.NotFound, Where: "boot of " + in.Name, What: "its image does not exist", Evidence: image}
+	}
+	net := t.Networks[at.Network].Spec
+	rec.Address = netip.PrefixFrom(at.Address, net.Subnet.Bits()).String()
+	if net.Gateway.IsValid() {
+		rec.Gateway = net.Gateway.String()
+	}
+	for _, d := range net.DNS {
+		rec.DNS = append(rec.DNS, d.String())
+	}
+	rec.Type, rec.Kernel = string(img.Spec.Type), string(img.Spec.Kernel)
+	for _, i := range img.Spec.Initrds {
+		rec.Initrds = append(rec.Initrds, string(i))
+	}
+	rec.Cmdline = map[string]string{"rerack.workload": in.Name, "rerack.epoch": fmt.Sprint(in.Epoch)}
+	for k, v := range img.Spec.Cmdline {
+		rec.Cmdline[k] = v
+	}
+	if !in.Host {
+		a.volumeParams(t, in, &rec)
+	}
+	return rec, nil
+}
+
+// volumeParams tells the booted system where its volumes are, and the firmware its boot volume.
+func (a *Activities) volumeParams(t *topology.Topology, in BootInput, rec *state.Boot) {
+	w := t.Workloads[in.Name].Spec
+	if w.InitiatorIQN != "" {
+		rec.Cmdline["rerack.initiator"] = string(w.InitiatorIQN)
+	}
+	for i, use := range w.Volumes {
+		v := t.Volumes[use.Volume].Spec
+		arr := t.Arrays[v.Array].Spec
+		key := fmt.Sprintf("rerack.volume.%d", i)
+		if v.Protocol == topology.ISCSI && len(arr.Portals) > 0 {
+			rec.Cmdline[key] = fmt.Sprintf("iscsi:%s:%s:%d", arr.Portals[0], v.Target, v.LUN)
+			if use.Boot && rec.Type == string(topology.ImageSAN) {
+				rec.SAN = &state.SANBoot{Portal: arr.Portals[0], Target: string(v.Target), LUN: v.LUN, Initiator: string(w.InitiatorIQN)}
+			}
+		} else if len(arr.Targets) > 0 {
+			rec.Cmdline[key] = fmt.Sprintf("fc:%s:%d:%s", arr.Targets[0].WWPN, v.LUN, use.Volume)
+		}
+	}
+}
+
+// PowerOn sets the machine to boot from the network once and turns it on, both read back.
+func (a *Activities) PowerOn(ctx context.Context, in BootInput) error {
+	defer beating(ctx)()
+	rec, _, err := state.Load[state.Machine](ctx, a.Store, state.MachinesAt+in.Where.Machine)
+	if err != nil {
+		return toTemporal(err)
+	}
+	if rec.Fence != nil || rec.Claim == nil || rec.Claim.Run != in.Run {
+		return toTemporal(&fault.Error{Kind: fault.Unsafe, Where: "machine " + in.Where.Machine, What: "power on",
+			Evidence: "it is fenced, or not claimed by " + in.Run})
+	}
+	m := a.Topology().Machines[in.Where.Machine]
+	control, err := a.Devices.Machine(ctx, m)
+	if err != nil {
+		return toTemporal(err)
+	}
+	// "power-on" is when it was asked: what follows until DHCP is the hardware's time.
+	if err := a.stamp(ctx, in, "power-on"); err != nil {
+		return toTemporal(err)
+	}
+	err = control.On(ctx, bmc.BootOverride{Device: bmc.BootPXE, Mode: a.firmware(in, m), Once: true}, in.Limits.Resend)
+	if err != nil {
+		return toTemporal(fault.Wrap(err, "power on", "machine "+in.Where.Machine))
+	}
+	return toTemporal(a.stamp(ctx, in, "on"))
+}
+
+// firmware is the mode to boot in: what the workload needs, else the machine's first.
+func (a *Activities) firmware(in BootInput, m topology.Machine) bmc.FirmwareMode {
+	t := a.Topology()
+	if w, ok := t.Workloads[in.Name]; ok && !in.Host && w.Spec.Firmware != "" {
+		return bmc.FirmwareMode(w.Spec.Firmware)
+	}
+	if hw := t.HardwareTypes[m.Spec.HardwareType].Spec; len(hw.Firmware) > 0 {
+		return bmc.FirmwareMode(hw.Firmware[0])
+	}
+	return bmc.FirmwareAny
+}
+
+func (a *Activities) stamp(ctx context.Context, in BootInput, what string) error {
+	return a.result(ctx, in.Run, in.resultName(), func(r *state.Result) {
+		if r.Times[what].IsZero() {
+			r.Times[what] = a.Now()
+		}
+	})
+}
+
+// StartVM defines the workload's VM on its Host with exactly its networks and volumes, and starts it.
+func (a *Activities) StartVM(ctx context.Context, in BootInput) error {
+	defer beating(ctx)()
+	h, err := a.host(ctx, in.Where.Machine)
+	if err != nil {
+		return toTemporal(err)
+	}
+	if err := a.stamp(ctx, in, "power-on"); err != nil {
+		return toTemporal(err)
+	}
+	vms, err := h.VMs(ctx)
+	if err != nil {
+		return toTemporal(err)
+	}
+	for _, vm := range vms {
+		if vm.Name == in.Name && vm.Epoch == in.Epoch && vm.State == hypervisor.StateRunning {
+			return nil
+		}
+	}
+	if err := h.Define(ctx, vmSpec(a.Topology(), in)); err != nil {
+		return toTemporal(fault.Wrap(err, "define VM "+in.Name, "host "+in.Where.Machine))
+	}
+	return toTemporal(fault.Wrap(h.Start(ctx, in.Name, in.Epoch), "start VM "+in.Name, "host "+in.Where.Machine))
+}
+
+func (a *Activities) host(ctx context.Context, machine string) (hypervisor.Host, error) {
+	rec, _, err := state.Load[state.Machine](ctx, a.Store, state.MachinesAt+machine)
+	if err != nil {
+		return nil, err
+	}
+	if rec.Host == nil {
+		return nil, &fault.Error{Kind: fault.NotFound, Where: "machine " + machine, What: "it is no host"}
+	}
+	return a.Devices.Host(ctx, machine, *rec.Host)
+}
+
+func vmSpec(t *topology.Topology, in BootInput) hypervisor.Spec {
+	w := t.Workloads[in.Name]
+	s := hypervisor.Spec{Name: in.Name, UUID: identityUUID(w), CPUs: w.Spec.CPUs, MemoryMiB: w.Spec.MemoryMiB,
+		Arch: string(w.Spec.Arch), Firmware: string(w.Spec.Firmware), Epoch: in.Epoch}
+	if s.Firmware == "" {
+		s.Firmware = string(topology.UEFI)
+	}
+	for _, n := range w.Spec.Networks {
+		s.NICs = append(s.NICs, hypervisor.NIC{MAC: identityMAC(in.Name, n), VLAN: t.Networks[n.Network].Spec.VLAN})
+	}
+	for _, use := range w.Spec.Volumes {
+		v := t.Volumes[use.Volume].Spec
+		arr := t.Arrays[v.Array].Spec
+		d := hypervisor.Disk{Volume: use.Volume, Boot: use.Boot}
+		if v.Protocol == topology.ISCSI && len(arr.Portals) > 0 {
+			d.ISCSI = &hypervisor.ISCSI{Portal: arr.Portals[0], Target: string(v.Target), LUN: v.LUN}
+		} else if len(arr.Targets) > 0 {
+			d.FC = &hypervisor.FC{WWPN: string(arr.Targets[0].WWPN), LUN: v.LUN}
+		}
+		s.Disks = append(s.Disks, d)
+	}
+	return s
+}
+
+// HostReady records a machine as Host and checks that its agent answers.
+func (a *Activities) HostReady(ctx context.Context, in BootInput, m Milestone) error {
+	defer beating(ctx)()
+	h := state.Host{AgentURL: m.AgentURL, Epoch: in.Epoch, Since: a.Now()}
+	host, err := a.Devices.Host(ctx, in.Name, h)
+	if err != nil {
+		return toTemporal(err)
+	}
+	room, err := host.Capacity(ctx)
+	if err != nil {
+		return toTemporal(fault.Wrap(err, "ask its capacity", "host "+in.Name))
+	}
+	if _, err := state.Update(ctx, a.Store, state.MachinesAt+in.Name, func(rec *state.Machine) error {
+		if rec.Claim == nil || rec.Claim.Run != in.Run {
+			return &fault.Error{Kind: fault.Unsafe, Where: "machine " + in.Name, What: "the run's claim is gone"}
+		}
+		rec.Host = &h
+		return nil
+	}); err != nil {
+		return toTemporal(err)
+	}
+	return toTemporal(a.result(ctx, in.Run, in.resultName(), func(r *state.Result) {
+		r.State = "healthy"
+		r.Reason = fmt.Sprintf("runs the hypervisor, %d CPUs and %d MiB", room.CPUs, room.MemoryMiB)
+		r.Times["healthy"] = a.Now()
+	}))
+}
+
+// Verify checks that the workload serves from inside its network and marks it healthy.
+func (a *Activities) Verify(ctx context.Context, in BootInput) error {
+	defer beating(ctx)()
+	t := a.Topology()
+	w := t.Workloads[in.Name]
+	if w.Spec.Health != (topology.Health{}) {
+		site := t.Sites[t.Networks[w.Spec.Networks[0].Network].Spec.Site]
+		if err := a.Probe.Probe(ctx, site, w.Spec.Networks[0].Address.String(), w.Spec.Health); err != nil {
+			return toTemporal(fault.Wrap(err, "health check", "workload "+in.Name))
+		}
+	}
+	if _, err := state.Update(ctx, a.Store, state.LeasesAt+in.Name, func(l *state.Lease) error {
+		if l.Epoch != in.Epoch || l.Holder != in.Where {
+			return &fault.Error{Kind: fault.Stale, Where: "lease of " + in.Name, What: "it was taken meanwhile"}
+		}
+		l.Healthy = true
+		return nil
+	}); err != nil {
+		return toTemporal(err)
+	}
+	return toTemporal(a.result(ctx, in.Run, in.resultName(), func(r *state.Result) {
+		r.State = "healthy"
+		r.Times["healthy"] = a.Now()
+	}))
+}
+
+// StopTarget stops a target that did not come up, reads back that it stopped, and withdraws its boot
+// record. Stopping is confirmed in its result; without that its identity moves nowhere.
+func (a *Activities) StopTarget(ctx context.Context, in BootInput, why string) error {
+	defer beating(ctx)()
+	if err := a.Store.Txn(ctx, store.Delete(state.BootsAt+in.bootName())); err != nil {
+		return toTemporal(err)
+	}
+	if err := a.result(ctx, in.Run, in.resultName(), func(r *state.Result) {
+		r.State, r.Reason = "failed", why
+		if in.Host && !strings.Contains(strings.Join(r.Tried, "\n"), why) {
+			r.Tried = append(r.Tried, in.Name+": "+why)
+		}
+	}); err != nil {
+		return toTemporal(err)
+	}
+	if err := a.stop(ctx, in); err != nil {
+		return toTemporal(err)
+	}
+	return toTemporal(a.result(ctx, in.Run, in.resultName(), func(r *state.Result) { r.Times["stopped"] = a.Now() }))
+}
+
+func (a *Activities) stop(ctx context.Context, in BootInput) error {
+	if !in.Where.VM {
+		control, err := a.Devices.Machine(ctx, a.Topology().Machines[in.Where.Machine])
+		if err != nil {
+			return err
+		}
+		_, err = control.Off(ctx, 1, 0)
+		return err
+	}
+	h, err := a.host(ctx, in.Where.Machine)
+	if err != nil {
+		return err
+	}
+	if err := h.Stop(ctx, in.Name, in.Epoch); err != nil {
+		return err
+	}
+	return h.Undefine(ctx, in.Name, in.Epoch)
+}

@@ -1,0 +1,305 @@
+package workflows
+
+import (
+	"context"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	fabric "rerack.dev/rerack/fabric/driver"
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/orchestrator/state"
+	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/policies"
+	san "rerack.dev/rerack/sanzoning/driver"
+)
+
+// powerAtOnce bounds how many BMCs one batch talks to in parallel.
+const powerAtOnce = 64
+
+// FencePower powers the machines off and reads them back as off. A BMC that does not answer leaves its
+// machine's power unknown, which is no fence and no error: the other fences must do.
+func (a *Activities) FencePower(ctx context.Context, in FenceInput) (Fences, error) {
+	defer beating(ctx)()
+	t := a.Topology()
+	r, err := a.run(ctx, in.Run)
+	if err != nil {
+		return nil, toTemporal(err)
+	}
+	p, err := a.policy(r)
+	if err != nil {
+		return nil, toTemporal(err)
+	}
+	// What is not certain a little before the limit is reported as such, not lost with a timeout.
+	limit := p.Fencing.PowerLimit.Or(defaultPowerLimit)
+	bounded, cancel := context.WithTimeout(ctx, limit*8/10)
+	defer cancel()
+	out, mu := Fences{}, sync.Mutex{}
+	var g errgroup.Group
+	g.SetLimit(powerAtOnce)
+	for _, name := range in.Machines {
+		g.Go(func() error {
+			f := a.fencePower(bounded, t.Machines[name], p.Fencing)
+			mu.Lock()
+			defer mu.Unlock()
+			out[name] = f
+			return nil
+		})
+	}
+	_ = g.Wait() // the functions return no error
+	return out, toTemporal(ctx.Err())
+}
+
+func (a *Activities) fencePower(ctx context.Context, m topology.Machine, p topology.FencingPolicy) policies.Fence {
+	f := policies.Fence{Kind: policies.FencePower}
+	control, err := a.Devices.Machine(ctx, m)
+	if err != nil {
+		f.Detail = err.Error()
+		return f
+	}
+	readings, err := control.Off(ctx, max(p.OffReadings, 1), p.OffInterval.Or(0))
+	if err != nil {
+		f.Detail = "power unknown: " + err.Error()
+		return f
+	}
+	samples := make([]policies.PowerSample, len(readings))
+	for i, r := range readings {
+		samples[i] = policies.PowerSample{State: policies.PowerState(r.State), At: r.At}
+	}
+	f.Confirmed, f.Detail = policies.OffConfirmed(samples, max(p.OffReadings, 1), p.OffInterval.Or(0), a.Observer.LinkOf(m.Meta.Name))
+	if err := control.StayOff(ctx); err != nil && !fault.Is(err, fault.Unsupported) {
+		f.Detail += "; it may start again with mains power: " + err.Error()
+	}
+	return f
+}
+
+// NetworkFence is which ports on which switches cut the machines off.
+type NetworkFence struct {
+	Isolations []policies.Isolation `json:"isolations"`
+	Switches   []string             `json:"switches"`
+	Dead       []string             `json:"dead"`
+}
+
+// PlanNetworkFence decides which ports to close, given the switches that do not answer.
+func (a *Activities) PlanNetworkFence(_ context.Context, in FenceInput) (NetworkFence, error) {
+	return a.planNetworkFence(in), nil
+}
+
+func (a *Activities) planNetworkFence(in FenceInput) NetworkFence {
+	dead := a.Observer.SilentSwitches()
+	if dead == nil {
+		dead = map[string]bool{}
+	}
+	for _, d := range in.Dead {
+		dead[d] = true
+	}
+	out := NetworkFence{Isolations: policies.Isolate(a.Topology(), in.Machines, dead), Dead: sortedKeys(dead)}
+	used := map[string]bool{}
+	for _, iso := range out.Isolations {
+		for _, p := range iso.Ports {
+			used[p.Switch] = true
+		}
+	}
+	out.Switches = sortedKeys(used)
+	return out
+}
+
+// FenceSwitch closes the ports on one switch that its share of the network fence names, in one commit.
+func (a *Activities) FenceSwitch(ctx context.Context, in FenceInput) error {
+	defer beating(ctx)()
+	plan := a.planNetworkFence(in)
+	c := fabric.Change{Owner: in.Run}
+	seen := map[string]bool{}
+	for _, iso := range plan.Isolations {
+		for _, p := range iso.Ports {
+			if p.Switch == in.Device && !seen[p.Port] {
+				seen[p.Port] = true
+				c.Settings = append(c.Settings, fabric.Setting{Port: p.Port, Shut: true, Epoch: in.Epoch})
+			}
+		}
+	}
+	sort.Slice(c.Settings, func(i, j int) bool { return c.Settings[i].Port < c.Settings[j].Port })
+	return toTemporal(a.applySwitch(ctx, in.Device, c))
+}
+
+// StorageDevices is what has to be told that some workloads reach nothing any more.
+type StorageDevices struct {
+	Fabrics []string                `json:"fabrics"`
+	Arrays  []string                `json:"arrays"`
+	Volumes map[string][]VolumePath `json:"volumes"` // per workload
+}
+
+// PlanStorageFence lists the fabrics and arrays that the workloads' volumes are on.
+func (a *Activities) PlanStorageFence(_ context.Context, in FenceInput) (StorageDevices, error) {
+	t := a.Topology()
+	w := unwire(t, in.Workloads, in.Epoch, nil)
+	out := StorageDevices{Fabrics: sortedKeys(w.Fabrics), Arrays: sortedKeys(w.Arrays), Volumes: map[string][]VolumePath{}}
+	for _, name := range in.Workloads {
+		for _, v := range t.Workloads[name].Spec.Volumes {
+			out.Volumes[name] = append(out.Volumes[name], volumePath(t, v.Volume))
+		}
+	}
+	return out, nil
+}
+
+// FenceFabric takes the workloads' volumes out of every zone of one fabric, in one commit.
+func (a *Activities) FenceFabric(ctx context.Context, in FenceInput) error {
+	defer beating(ctx)()
+	w, err := a.unwired(ctx, in)
+	if err != nil {
+		return toTemporal(err)
+	}
+	return toTemporal(a.applyFabric(ctx, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]}))
+}
+
+// FenceArray unmasks the workloads' volumes on one array, in one batch, and ends their live sessions.
+func (a *Activities) FenceArray(ctx context.Context, in FenceInput) error {
+	defer beating(ctx)()
+	w, err := a.unwired(ctx, in)
+	if err != nil {
+		return toTemporal(err)
+	}
+	return toTemporal(a.applyArray(ctx, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]}))
+}
+
+func (a *Activities) unwired(ctx context.Context, in FenceInput) (wiring, error) {
+	holders, err := a.holders(ctx)
+	if err != nil {
+		return wiring{}, err
+	}
+	return unwire(a.Topology(), in.Workloads, in.Epoch, holders), nil
+}
+
+// JudgeInput is what was read back after fencing.
+type JudgeInput struct {
+	FenceInput
+	Got map[policies.FenceKind]Fences `json:"got"`
+}
+
+// JudgeFences decides for every workload whether its former machine is fenced enough (rule F2), writes
+// the fences into the machines' records, and returns the workloads that may start elsewhere.
+func (a *Activities) JudgeFences(ctx context.Context, in JudgeInput) ([]string, error) {
+	defer beating(ctx)()
+	now := a.Now()
+	for _, m := range in.Machines {
+		fences := machineFences(in.Got, m)
+		if _, err := state.Update(ctx, a.Store, state.MachinesAt+m, func(rec *state.Machine) error {
+			rec.Machine = m
+			if rec.Fence == nil || rec.Fence.Epoch < in.Epoch {
+				rec.Fence = &state.FenceState{Run: in.Run, Epoch: in.Epoch, Since: now}
+			}
+			rec.Fence.Fences = fences
+			return nil
+		}); err != nil {
+			return nil, toTemporal(err)
+		}
+	}
+	fenced := map[string]bool{}
+	for _, m := range in.Machines {
+		fenced[m] = true
+	}
+	var met []string
+	for _, w := range in.Workloads {
+		ok, why, err := a.fencedEnough(ctx, in, w)
+		if err != nil {
+			return nil, toTemporal(err)
+		}
+		if err := a.result(ctx, in.Run, w, func(r *state.Result) {
+			if ok {
+				r.State = "fenced"
+				if r.Times["fenced"].IsZero() {
+					r.Times["fenced"] = now
+				}
+				return
+			}
+			r.State, r.Constraint, r.Reason = "left-out", "fencing", why
+		}); err != nil {
+			return nil, toTemporal(err)
+		}
+		if ok {
+			met = append(met, w)
+		}
+	}
+	return met, nil
+}
+
+// fencedEnough decides for one workload: what counts is the machine it ran on, or last tried to.
+func (a *Activities) fencedEnough(ctx context.Context, in JudgeInput, w string) (bool, string, error) {
+	r, _, err := state.Load[state.Result](ctx, a.Store, state.ResultsAt+in.Run+"/"+w)
+	if err != nil {
+		return false, "", err
+	}
+	former := r.From
+	if r.Where.Machine != "" {
+		former = r.Where.Machine
+	}
+	if r.Where.VM && !slices.Contains(in.Machines, former) {
+		// Its Host lives on, so the VM itself must have been seen to stop.
+		if r.Times["stopped"].Before(r.Times["power-on"]) {
+			return false, "its virtual machine on " + former + " could not be stopped", nil
+		}
+		return true, "", nil
+	}
+	if !slices.Contains(in.Machines, former) {
+		return true, "", nil // it ran nowhere since the last fence
+	}
+	needs := policies.Needs(a.Topology(), w)
+	needs.Machine = former
+	got := machineFences(in.Got, former)
+	if f, has := in.Got[policies.FenceStorage]["workload/"+w]; has {
+		got = append(got, f)
+	}
+	v := policies.Fenced(needs, got)
+	why := former + " could not be fenced: " + v.Reason
+	if len(v.Missing) > 0 {
+		why += " (missing: " + strings.Join(v.Missing, ", ") + ")"
+	}
+	return v.Met, why, nil
+}
+
+func machineFences(got map[policies.FenceKind]Fences, machine string) []policies.Fence {
+	var out []policies.Fence
+	for _, k := range []policies.FenceKind{policies.FencePower, policies.FenceNetwork} {
+		if f, ok := got[k][machine]; ok {
+			f.Kind = k
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+func (a *Activities) applySwitch(ctx context.Context, name string, c fabric.Change) error {
+	if len(c.Settings) == 0 {
+		return nil
+	}
+	d, err := a.Devices.Switch(ctx, a.Topology().Switches[name])
+	if err == nil {
+		_, err = d.Apply(ctx, c)
+	}
+	return fault.Wrap(err, "set ports", "switch "+name)
+}
+
+func (a *Activities) applyFabric(ctx context.Context, name string, c san.ZoneChange) error {
+	if len(c.Zones) == 0 {
+		return nil
+	}
+	d, err := a.Devices.Fabric(ctx, a.Topology().Fabrics[name])
+	if err == nil {
+		_, err = d.Apply(ctx, c)
+	}
+	return fault.Wrap(err, "set zones", "fabric "+name)
+}
+
+func (a *Activities) applyArray(ctx context.Context, name string, c san.MaskChange) error {
+	if len(c.Masks) == 0 {
+		return nil
+	}
+	d, err := a.Devices.Array(ctx, a.Topology().Arrays[name])
+	if err == nil {
+		_, err = d.Apply(ctx, c)
+	}
+	return fault.Wrap(err, "set masks", "array "+name)
+}

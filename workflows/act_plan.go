@@ -1,0 +1,352 @@
+package workflows
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	bmc "rerack.dev/rerack/bmc/driver"
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/orchestrator/state"
+	"rerack.dev/rerack/orchestrator/store"
+	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/policies"
+)
+
+const defaultPowerLimit = time.Minute
+
+// PlanInput asks where the pending workloads shall run.
+type PlanInput struct {
+	Run     string              `json:"run"`
+	Round   int                 `json:"round"`
+	Scope   Scope               `json:"scope"`
+	Pending []string            `json:"pending"`
+	Tried   map[string][]string `json:"tried,omitempty"`
+}
+
+// Planned is a placement as the workflow needs it; reasons are in the store.
+type Planned struct {
+	Assignments []PlannedTarget     `json:"assignments"`
+	NewHosts    []policies.NewHost  `json:"newHosts,omitempty"`
+	Evictions   []policies.Eviction `json:"evictions,omitempty"`
+	Summary     string              `json:"summary"`
+}
+
+// PlannedTarget is one assignment with its place in the order.
+type PlannedTarget struct {
+	Workload string `json:"workload"`
+	policies.Where
+	Wave      int      `json:"wave"`
+	DependsOn []string `json:"dependsOn,omitempty"`
+}
+
+// StoredPlan is a round's placement as it was decided, for people and for the activities that carry
+// it out.
+type StoredPlan struct {
+	Run       string             `json:"run"`
+	Round     int                `json:"round"`
+	Epoch     uint64             `json:"epoch"`
+	At        time.Time          `json:"at"`
+	Placement policies.Placement `json:"placement"`
+}
+
+func planKey(run string, round int) string {
+	return fmt.Sprintf("%s%s/%03d", state.PlansAt, run, round)
+}
+
+// Plan decides on the present state, claims every machine the placement uses, and stores it. When
+// another run was faster with a machine it decides again without it. A repeated call returns the plan
+// that was stored: a plan never changes under the steps that follow it.
+func (a *Activities) Plan(ctx context.Context, in PlanInput) (Planned, error) {
+	defer beating(ctx)()
+	stored, rev, err := state.Load[StoredPlan](ctx, a.Store, planKey(in.Run, in.Round))
+	if err != nil {
+		return Planned{}, toTemporal(err)
+	}
+	if rev == 0 {
+		if stored, err = a.decide(ctx, in); err != nil {
+			return Planned{}, toTemporal(err)
+		}
+	}
+	out, err := a.planned(stored.Placement)
+	if err != nil {
+		return Planned{}, toTemporal(err)
+	}
+	for _, l := range stored.Placement.LeftOut {
+		if err := a.result(ctx, in.Run, l.Workload, func(r *state.Result) {
+			r.State, r.Constraint, r.Reason, r.Tried = "left-out", l.Constraint, l.Reason, in.Tried[l.Workload]
+		}); err != nil {
+			return Planned{}, toTemporal(err)
+		}
+	}
+	for _, p := range stored.Placement.Assignments {
+		if err := a.result(ctx, in.Run, p.Workload, func(r *state.Result) {
+			r.State, r.Reason, r.Round, r.Constraint, r.Tried = "planned", p.Reason, in.Round, "", in.Tried[p.Workload]
+		}); err != nil {
+			return Planned{}, toTemporal(err)
+		}
+	}
+	return out, nil
+}
+
+func (a *Activities) decide(ctx context.Context, in PlanInput) (StoredPlan, error) {
+	taken := map[string]string{}
+	for {
+		place, err := a.PlacementInput(ctx, in.Run, in.Pending, in.Scope)
+		if err != nil {
+			return StoredPlan{}, err
+		}
+		for m, why := range taken {
+			place.Unusable[m] = why
+		}
+		s := StoredPlan{Run: in.Run, Round: in.Round, Epoch: in.Scope.Epoch, At: a.Now(), Placement: policies.Place(place)}
+		lost, err := a.claim(ctx, s)
+		if err != nil {
+			return s, err
+		}
+		if lost != "" {
+			taken[lost] = "claimed by another run meanwhile"
+			continue
+		}
+		b, err := state.Encode(s)
+		if err != nil {
+			return s, err
+		}
+		return s, a.Store.Txn(ctx, store.Put(planKey(in.Run, in.Round), b))
+	}
+}
+
+// claim takes every machine of the plan; lost names the first that somebody else has.
+func (a *Activities) claim(ctx context.Context, s StoredPlan) (lost string, err error) {
+	wanted := map[string]string{}
+	for _, p := range s.Placement.Assignments {
+		if p.VM {
+			wanted[p.Machine] = "host"
+		} else {
+			wanted[p.Machine] = p.Workload
+		}
+	}
+	for _, h := range s.Placement.NewHosts {
+		wanted[h.Machine] = "host"
+	}
+	for _, m := range sortedKeys(wanted) {
+		c := state.Claim{Run: s.Run, Epoch: s.Epoch, For: wanted[m], Since: s.At}
+		if err := state.ClaimMachine(ctx, a.Store, m, c); fault.Is(err, fault.Conflict) {
+			return m, nil
+		} else if err != nil {
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// PlacementInput gathers the facts a placement is decided on; the dry run uses the same.
+func (a *Activities) PlacementInput(ctx context.Context, run string, pending []string, s Scope) (policies.PlacementInput, error) {
+	t := a.Topology()
+	in := policies.PlacementInput{Topology: t, Pending: pending, Unusable: map[string]string{},
+		Hosts: map[string]policies.HostRoom{}, HostReserveMiB: s.Policy.Recovery.HostReserveMiB, BootHosts: s.BootHosts}
+	holders, err := a.holders(ctx)
+	if err != nil {
+		return in, err
+	}
+	in.Running = holders
+	for _, w := range pending {
+		delete(in.Running, w)
+	}
+	records, err := a.machines(ctx)
+	if err != nil {
+		return in, err
+	}
+	for name, m := range t.Machines {
+		if why := unusable(records[name], run, m, a.Observer.PowerOf(name)); why != "" {
+			in.Unusable[name] = why
+		} else if h := records[name].Host; h != nil {
+			in.Hosts[name] = hostRoom(t, name, in)
+		}
+	}
+	for _, m := range s.Machines {
+		in.Unusable[m] = "it is in the burned domain"
+	}
+	return in, nil
+}
+
+// unusable says why a machine is no target, or nothing. Silence of its BMC is a reason: power that
+// cannot be read cannot be set.
+func unusable(rec state.Machine, run string, m topology.Machine, power bmc.Reading) string {
+	switch {
+	case m.Spec.Maintenance:
+		return "it is in maintenance"
+	case rec.Fence != nil:
+		return "it is fenced by " + rec.Fence.Run
+	case rec.Suspect != nil:
+		return "it is suspect: " + rec.Suspect.Reason
+	case rec.Claim != nil && rec.Claim.Run != run:
+		return "run " + rec.Claim.Run + " has claimed it"
+	case power.State == bmc.PowerUnknown || power.State == "":
+		return "its BMC does not answer"
+	}
+	return ""
+}
+
+// hostRoom is what the VMs placed on a Host leave free, by the workloads' declared sizes.
+func hostRoom(t *topology.Topology, machine string, in policies.PlacementInput) policies.HostRoom {
+	hw := t.HardwareTypes[t.Machines[machine].Spec.HardwareType].Spec
+	room := policies.HostRoom{FreeCPUs: hw.CPUs, FreeMemory: hw.MemoryMiB - in.HostReserveMiB}
+	for w, at := range in.Running {
+		if at.VM && at.Machine == machine {
+			room.FreeCPUs -= t.Workloads[w].Spec.CPUs
+			room.FreeMemory -= t.Workloads[w].Spec.MemoryMiB
+		}
+	}
+	return room
+}
+
+func (a *Activities) planned(p policies.Placement) (Planned, error) {
+	t := a.Topology()
+	out := Planned{NewHosts: p.NewHosts, Evictions: p.Evictions}
+	names := make([]string, len(p.Assignments))
+	at := map[string]policies.Assignment{}
+	for i, as := range p.Assignments {
+		names[i], at[as.Workload] = as.Workload, as
+	}
+	waves, err := policies.Waves(t, names)
+	if err != nil {
+		return out, err
+	}
+	vms := 0
+	for i, wave := range waves {
+		for _, w := range wave {
+			out.Assignments = append(out.Assignments, PlannedTarget{Workload: w, Where: at[w].Where, Wave: i + 1,
+				DependsOn: t.Workloads[w].Spec.DependsOn})
+			if at[w].VM {
+				vms++
+			}
+		}
+	}
+	out.Summary = fmt.Sprintf("%d on bare metal, %d as VMs, %d new hosts, %d evicted, %d left out",
+		len(p.Assignments)-vms, vms, len(p.NewHosts), len(p.Evictions), len(p.LeftOut))
+	return out, nil
+}
+
+// Evict stops the repurposable workloads that the round's plan takes machines from: power off, read
+// back, lease ended. Repurposability and priority are checked again here, at the moment of the act.
+func (a *Activities) Evict(ctx context.Context, s Step) (losses, error) {
+	defer beating(ctx)()
+	out := losses{Machines: map[string]string{}}
+	plan, _, err := state.Load[StoredPlan](ctx, a.Store, planKey(s.Run, s.Round))
+	if err != nil {
+		return out, toTemporal(err)
+	}
+	var mu sync.Mutex
+	var g errgroup.Group
+	g.SetLimit(powerAtOnce)
+	for _, e := range plan.Placement.Evictions {
+		g.Go(func() error {
+			if err := a.evict(ctx, s, e); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				out.Machines[e.Machine] = fmt.Sprintf("%s could not be evicted: %v", e.Workload, err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // the functions return no error
+	return out, toTemporal(ctx.Err())
+}
+
+func (a *Activities) evict(ctx context.Context, s Step, e policies.Eviction) error {
+	t := a.Topology()
+	if !t.Workloads[e.Workload].Spec.Repurposable {
+		return &fault.Error{Kind: fault.Unsafe, Where: "workload " + e.Workload, What: "it is not repurposable any more"}
+	}
+	rec, _, err := state.Load[state.Machine](ctx, a.Store, state.MachinesAt+e.Machine)
+	if err != nil {
+		return err
+	}
+	if rec.Claim == nil || rec.Claim.Run != s.Run {
+		return &fault.Error{Kind: fault.Conflict, Where: "machine " + e.Machine, What: "the run's claim is gone"}
+	}
+	lease, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+e.Workload)
+	if err != nil {
+		return err
+	}
+	if lease.Holder.Machine != "" && lease.Holder.Machine != e.Machine {
+		return &fault.Error{Kind: fault.Conflict, Where: "workload " + e.Workload, What: "it has moved to " + lease.Holder.Machine}
+	}
+	control, err := a.Devices.Machine(ctx, t.Machines[e.Machine])
+	if err != nil {
+		return err
+	}
+	r, err := a.run(ctx, s.Run)
+	if err != nil {
+		return err
+	}
+	p, err := a.policy(r)
+	if err != nil {
+		return err
+	}
+	if _, err := control.Off(ctx, max(p.Fencing.OffReadings, 1), p.Fencing.OffInterval.Or(0)); err != nil {
+		return err
+	}
+	_, err = state.TakeLease(ctx, a.Store, e.Workload, s.Run, s.Epoch, a.Now())
+	return err
+}
+
+// loadRound reads what a device step needs: the plan, and who holds what.
+func (a *Activities) loadRound(ctx context.Context, in DeviceStep) (wiring, error) {
+	plan, rev, err := state.Load[StoredPlan](ctx, a.Store, planKey(in.Run, in.Round))
+	if err == nil && rev == 0 {
+		err = &fault.Error{Kind: fault.NotFound, Where: in.Run, What: "the round has no plan"}
+	}
+	if err != nil {
+		return wiring{}, err
+	}
+	holders, err := a.holders(ctx)
+	if err != nil {
+		return wiring{}, err
+	}
+	return wire(a.Topology(), plan.Placement, in.Epoch, holders, in.Lost), nil
+}
+
+// PlanRewire lists the devices of a round and what hangs on each.
+func (a *Activities) PlanRewire(ctx context.Context, in DeviceStep) (RewirePlan, error) {
+	plan, _, err := state.Load[StoredPlan](ctx, a.Store, planKey(in.Run, in.Round))
+	if err != nil {
+		return RewirePlan{}, toTemporal(err)
+	}
+	w, err := a.loadRound(ctx, in)
+	if err != nil {
+		return RewirePlan{}, toTemporal(err)
+	}
+	t := a.Topology()
+	out := RewirePlan{Switches: sortedKeys(w.Switches), Fabrics: sortedKeys(w.Fabrics), Arrays: sortedKeys(w.Arrays),
+		Behind: map[string][]string{}}
+	add := func(key, name string) {
+		if !slices.Contains(out.Behind[key], name) {
+			out.Behind[key] = append(out.Behind[key], name)
+		}
+	}
+	machine := func(m string) {
+		for _, nic := range t.Machines[m].Spec.NICs {
+			add("switch/"+nic.Switch, m)
+		}
+	}
+	for _, h := range plan.Placement.NewHosts {
+		machine(h.Machine)
+	}
+	for _, as := range plan.Placement.Assignments {
+		machine(as.Machine)
+		for _, v := range t.Workloads[as.Workload].Spec.Volumes {
+			p := volumePath(t, v.Volume)
+			add("array/"+p.Array, as.Workload)
+			for _, f := range p.Fabrics {
+				add("fabric/"+f, as.Workload)
+			}
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,271 @@
+package workflows
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/orchestrator/state"
+	"rerack.dev/rerack/orchestrator/store"
+	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/policies"
+)
+
+// AwaitVerdict watches the run's domain until it is certain that it burned, or until the policy's
+// deadline for suspicion passes. It returns the last verdict; only a burned one allows to go on.
+func (a *Activities) AwaitVerdict(ctx context.Context, id string) (policies.Verdict, error) {
+	defer beating(ctx)()
+	r, err := a.run(ctx, id)
+	if err != nil {
+		return policies.Verdict{}, toTemporal(err)
+	}
+	p, err := a.policy(r)
+	if err != nil {
+		return policies.Verdict{}, toTemporal(err)
+	}
+	deadline := r.Requested.Add(p.Evidence.SuspectDeadline.Or(5 * time.Minute))
+	tick := time.NewTicker(min(p.Evidence.PollEvery.Or(10*time.Second), time.Second))
+	defer tick.Stop()
+	for {
+		v, err := a.Observer.Judge(ctx, r.Domain, r.By, r.Attestation, r.Requested)
+		if err != nil {
+			return v, toTemporal(err)
+		}
+		if v.State == policies.VerdictBurned || !a.Now().Before(deadline) {
+			return v, a.updateRun(ctx, id, func(r *state.Run) error { r.Verdict = &v; return nil })
+		}
+		activity.RecordHeartbeat(ctx, v.Reason)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return v, ctx.Err()
+		}
+	}
+}
+
+// policy is the one that governs a run: its runbook's.
+func (a *Activities) policy(r state.Run) (topology.PolicySpec, error) {
+	t := a.Topology()
+	book, ok := t.Runbooks[r.Runbook]
+	if !ok {
+		return topology.PolicySpec{}, &fault.Error{Kind: fault.NotFound, Where: "run " + r.ID, What: "its runbook is gone",
+			Evidence: r.Runbook, Next: "apply a topology with this runbook"}
+	}
+	return topology.EffectivePolicy(t, book.Spec.Policy), nil
+}
+
+// OpenScope freezes what the run is about: the domain's machines, and the workloads that the leases -
+// not the declaration - place on them. It gives the run its epoch.
+func (a *Activities) OpenScope(ctx context.Context, id string) (Scope, error) {
+	s, err := a.openScope(ctx, id)
+	return s, toTemporal(err)
+}
+
+func (a *Activities) openScope(ctx context.Context, id string) (Scope, error) {
+	var s Scope
+	r, err := a.run(ctx, id)
+	if err != nil {
+		return s, err
+	}
+	t := a.Topology()
+	d, err := t.Domain(r.Domain)
+	if err != nil {
+		return s, err
+	}
+	if s.Policy, err = a.policy(r); err != nil {
+		return s, err
+	}
+	book := t.Runbooks[r.Runbook].Spec
+	s.Approvals, s.BootHosts = book.Approvals, book.HypervisorImage != ""
+	if s.Epoch, err = state.NextEpoch(ctx, a.Store, id); err != nil {
+		return s, err
+	}
+	inside := map[string]bool{}
+	for _, m := range d.Machines {
+		if !t.Machines[m].Spec.Maintenance {
+			inside[m] = true
+			s.Machines = append(s.Machines, m)
+		}
+	}
+	if len(s.Machines) == 0 {
+		return s, &fault.Error{Kind: fault.Unsafe, Where: r.Domain, What: "the domain holds no machine", Next: "check its name and its machines"}
+	}
+	leases, err := state.List[state.Lease](ctx, a.Store, state.LeasesAt)
+	if err != nil {
+		return s, err
+	}
+	var names []string
+	for _, l := range leases {
+		down, err := a.staysDown(ctx, l, r.Domain)
+		if err != nil {
+			return s, err
+		}
+		if inside[l.Holder.Machine] || down {
+			s.Affected = append(s.Affected, Affected{l.Workload, l.Holder})
+			names = append(names, l.Workload)
+		}
+	}
+	sort.Slice(s.Affected, func(i, j int) bool { return s.Affected[i].Workload < s.Affected[j].Workload })
+	_, err = state.Update(ctx, a.Store, state.RunsAt+id, func(r *state.Run) error {
+		r.Epoch, r.Workloads = s.Epoch, names
+		if s.Approvals > 0 {
+			r.State = state.RunWaiting
+		}
+		return nil
+	})
+	return s, err
+}
+
+// staysDown reports whether an earlier run on the same domain took the lease and found no place: a
+// new run tries again.
+func (a *Activities) staysDown(ctx context.Context, l state.Lease, domain string) (bool, error) {
+	if l.Holder.Machine != "" || l.Run == "" {
+		return false, nil
+	}
+	before, _, err := state.Load[state.Run](ctx, a.Store, state.RunsAt+l.Run)
+	return before.Domain == domain, err
+}
+
+// TakeOver raises every affected workload's lease to the run's epoch and writes down, before anything
+// is touched, that the domain's machines are being fenced.
+func (a *Activities) TakeOver(ctx context.Context, id string, s Scope) error {
+	defer beating(ctx)()
+	now := a.Now()
+	t := a.Topology()
+	for _, m := range s.Machines {
+		_, err := state.Update(ctx, a.Store, state.MachinesAt+m, func(rec *state.Machine) error {
+			rec.Machine = m
+			if rec.Fence == nil || rec.Fence.Epoch < s.Epoch {
+				rec.Fence = &state.FenceState{Run: id, Epoch: s.Epoch, Since: now}
+			}
+			rec.Host, rec.Claim = nil, nil
+			return nil
+		})
+		if err != nil {
+			return toTemporal(err)
+		}
+	}
+	for _, w := range s.Affected {
+		if _, err := state.TakeLease(ctx, a.Store, w.Workload, id, s.Epoch, now); err != nil {
+			return toTemporal(err)
+		}
+		err := a.result(ctx, id, w.Workload, func(r *state.Result) {
+			r.From, r.State, r.Priority = w.From.Machine, "fencing", t.Workloads[w.Workload].Spec.Priority
+		})
+		if err != nil {
+			return toTemporal(err)
+		}
+	}
+	return nil
+}
+
+// RecordPhase writes a phase's begin or end into the run.
+func (a *Activities) RecordPhase(ctx context.Context, id string, p state.Phase) error {
+	return a.updateRun(ctx, id, func(r *state.Run) error {
+		for i := range r.Phases {
+			if r.Phases[i].Name == p.Name {
+				r.Phases[i] = p
+				return nil
+			}
+		}
+		r.Phases = append(r.Phases, p)
+		return nil
+	})
+}
+
+// RecordApproval writes a person's yes into the run.
+func (a *Activities) RecordApproval(ctx context.Context, id string, by state.Approval) error {
+	return a.updateRun(ctx, id, func(r *state.Run) error {
+		for _, have := range r.Approvals {
+			if have.By == by.By {
+				return nil
+			}
+		}
+		r.Approvals = append(r.Approvals, by)
+		return nil
+	})
+}
+
+// CloseRun writes the run's end, marks what stays down, and lets the domain go.
+func (a *Activities) CloseRun(ctx context.Context, id string, res RecoverResult) error {
+	defer beating(ctx)()
+	r, err := a.run(ctx, id)
+	if err != nil {
+		return toTemporal(err)
+	}
+	now := a.Now()
+	for _, w := range r.Workloads {
+		err := a.result(ctx, id, w, func(out *state.Result) {
+			if out.State == "healthy" || out.State == "left-out" {
+				return
+			}
+			out.State = "left-out"
+			if out.Reason == "" {
+				out.Reason = res.Reason
+			}
+		})
+		if err != nil {
+			return toTemporal(err)
+		}
+	}
+	if err := a.releaseClaims(ctx, id); err != nil {
+		return toTemporal(err)
+	}
+	if err := a.updateRun(ctx, id, func(r *state.Run) error {
+		if !r.State.Ended() {
+			r.State, r.Reason, r.Ended = res.State, res.Reason, now
+			if r.Reason == "" {
+				r.Reason = fmt.Sprintf("%d of %d workloads are back", res.Recovered, res.Of)
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	_, err = state.Update(ctx, a.Store, state.DomainsAt+r.Domain, func(d *state.Domain) error {
+		if d.Active == id {
+			d.Active = ""
+		}
+		return nil
+	})
+	return toTemporal(err)
+}
+
+// releaseClaims gives back machines that the run claimed and does not use: those that hold no lease
+// and are no Host.
+func (a *Activities) releaseClaims(ctx context.Context, id string) error {
+	holders, err := a.holders(ctx)
+	if err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	for _, at := range holders {
+		used[at.Machine] = true
+	}
+	machines, err := a.machines(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range sortedKeys(machines) {
+		m := machines[name]
+		if m.Claim == nil || m.Claim.Run != id {
+			continue
+		}
+		if _, err := state.Update(ctx, a.Store, state.MachinesAt+name, func(rec *state.Machine) error {
+			rec.Claim = nil
+			return nil
+		}); err != nil {
+			return err
+		}
+		if !used[name] && m.Host == nil {
+			if err := a.Store.Txn(ctx, store.Delete(state.BootsAt+name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

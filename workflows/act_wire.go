@@ -1,0 +1,75 @@
+package workflows
+
+import (
+	"context"
+
+	fabric "rerack.dev/rerack/fabric/driver"
+	"rerack.dev/rerack/orchestrator/state"
+	"rerack.dev/rerack/orchestrator/store"
+	"rerack.dev/rerack/policies"
+	san "rerack.dev/rerack/sanzoning/driver"
+)
+
+// ApplySwitch commits the round's ports of one switch.
+func (a *Activities) ApplySwitch(ctx context.Context, in DeviceStep) error {
+	defer beating(ctx)()
+	w, err := a.loadRound(ctx, in)
+	if err != nil {
+		return toTemporal(err)
+	}
+	return toTemporal(a.applySwitch(ctx, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
+}
+
+// ApplyFabric commits the round's zones of one fabric.
+func (a *Activities) ApplyFabric(ctx context.Context, in DeviceStep) error {
+	defer beating(ctx)()
+	w, err := a.loadRound(ctx, in)
+	if err != nil {
+		return toTemporal(err)
+	}
+	return toTemporal(a.applyFabric(ctx, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]}))
+}
+
+// ApplyArray commits the round's masks of one array.
+func (a *Activities) ApplyArray(ctx context.Context, in DeviceStep) error {
+	defer beating(ctx)()
+	w, err := a.loadRound(ctx, in)
+	if err != nil {
+		return toTemporal(err)
+	}
+	return toTemporal(a.applyArray(ctx, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]}))
+}
+
+// RetireInput names what failed in a round.
+type RetireInput struct {
+	Step
+	Lost losses `json:"lost"`
+}
+
+// Retire marks machines that failed as suspect, takes them out of the run's claims, and withdraws the
+// leases of workloads that did not come up, before they are fenced.
+func (a *Activities) Retire(ctx context.Context, in RetireInput) error {
+	defer beating(ctx)()
+	now := a.Now()
+	for _, m := range sortedKeys(in.Lost.Machines) {
+		why := in.Lost.Machines[m]
+		if _, err := state.Update(ctx, a.Store, state.MachinesAt+m, func(rec *state.Machine) error {
+			rec.Machine, rec.Claim, rec.Host = m, nil, nil
+			if rec.Suspect == nil {
+				rec.Suspect = &state.Suspect{Run: in.Run, Reason: why, Since: now}
+			}
+			return nil
+		}); err != nil {
+			return toTemporal(err)
+		}
+		if err := a.Store.Txn(ctx, store.Delete(state.BootsAt+m)); err != nil {
+			return toTemporal(err)
+		}
+	}
+	for _, w := range sortedKeys(in.Lost.Workloads) {
+		if err := state.GrantLease(ctx, a.Store, w, in.Run, in.Epoch, policies.Where{}, now); err != nil {
+			return toTemporal(err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,203 @@
+package workflows
+
+import (
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"rerack.dev/rerack/policies"
+)
+
+// Step names one round of one run to an activity, which reads the rest from the store.
+type Step struct {
+	Run   string `json:"run"`
+	Round int    `json:"round"`
+	Epoch uint64 `json:"epoch"`
+}
+
+// FenceInput asks for the fences of some machines of a run.
+type FenceInput struct {
+	Run       string   `json:"run"`
+	Epoch     uint64   `json:"epoch"`
+	Machines  []string `json:"machines"`
+	Workloads []string `json:"workloads"` // whose volumes are taken away from everybody
+	Device    string   `json:"device,omitempty"`
+	Dead      []string `json:"dead,omitempty"` // switches that do not answer
+}
+
+// Fences maps a machine, or "workload/<name>" for what belongs to a workload, to what was read back.
+type Fences map[string]policies.Fence
+
+type deviceLimits struct{ power, device time.Duration }
+
+func limits(s Scope) deviceLimits {
+	return deviceLimits{
+		power:  s.Policy.Fencing.PowerLimit.Or(time.Minute),
+		device: s.Policy.Fencing.DeviceLimit.Or(time.Minute),
+	}
+}
+
+// fence cuts the machines off in every way at once and returns the workloads whose fencing
+// requirement is met. Power, ports, zones and masks do not wait for each other: the slowest BMC of a
+// dead rack must not delay the array.
+func fence(ctx workflow.Context, run string, s Scope, machines, workloads []string) ([]string, error) {
+	in := FenceInput{Run: run, Epoch: s.Epoch, Machines: machines, Workloads: workloads}
+	lim := limits(s)
+	got := map[policies.FenceKind]Fences{policies.FencePower: {}, policies.FenceNetwork: {}, policies.FenceStorage: {}}
+	wg := workflow.NewWaitGroup(ctx)
+	var networkErr, storageErr error
+	start := func(f func(workflow.Context)) {
+		wg.Add(1)
+		workflow.Go(ctx, func(ctx workflow.Context) { defer wg.Done(); f(ctx) })
+	}
+	start(func(ctx workflow.Context) {
+		var f Fences
+		err := workflow.ExecuteActivity(device(ctx, lim.power), (*Activities).FencePower, in).Get(ctx, &f)
+		if err != nil { // the others may do without it
+			f = unconfirmed(policies.FencePower, machines, reason(err))
+		}
+		got[policies.FencePower] = f
+	})
+	start(func(ctx workflow.Context) { got[policies.FenceNetwork], networkErr = fenceNetwork(ctx, in, lim.device) })
+	start(func(ctx workflow.Context) { got[policies.FenceStorage], storageErr = fenceStorage(ctx, in, lim.device) })
+	wg.Wait(ctx)
+	for _, err := range []error{networkErr, storageErr, ctx.Err()} {
+		if err != nil {
+			return nil, err
+		}
+	}
+	var met []string
+	err := workflow.ExecuteActivity(quick(ctx), (*Activities).JudgeFences, JudgeInput{FenceInput: in, Got: got}).Get(ctx, &met)
+	return met, err
+}
+
+// fenceNetwork closes ports switch by switch, all switches at once. A switch that fails counts as dead
+// from then on, and the ports behind which it stands are closed instead.
+func fenceNetwork(ctx workflow.Context, in FenceInput, limit time.Duration) (Fences, error) {
+	all := Fences{}
+	for {
+		var plan NetworkFence
+		if err := workflow.ExecuteActivity(quick(ctx), (*Activities).PlanNetworkFence, in).Get(ctx, &plan); err != nil {
+			return nil, err
+		}
+		futures := make([]workflow.Future, len(plan.Switches))
+		for i, sw := range plan.Switches {
+			one := in
+			one.Device = sw
+			futures[i] = workflow.ExecuteActivity(device(ctx, limit), (*Activities).FenceSwitch, one)
+		}
+		closed := map[string]bool{}
+		var dead []string
+		for i, sw := range plan.Switches {
+			if err := futures[i].Get(ctx, nil); err != nil {
+				if ctx.Err() != nil {
+					return nil, ctx.Err()
+				}
+				dead = append(dead, sw)
+			} else {
+				closed[sw] = true
+			}
+		}
+		for _, iso := range plan.Isolations {
+			all[iso.Machine] = networkFence(iso, closed)
+		}
+		if len(dead) == 0 {
+			return all, nil
+		}
+		in.Dead = append(plan.Dead, dead...)
+	}
+}
+
+func networkFence(iso policies.Isolation, closed map[string]bool) policies.Fence {
+	f := policies.Fence{Kind: policies.FenceNetwork, Confirmed: iso.Impossible == "" && len(iso.Ports) > 0}
+	f.Detail = iso.Impossible
+	for _, p := range iso.Ports {
+		if !closed[p.Switch] {
+			f.Confirmed = false
+			f.Detail = "switch " + p.Switch + " did not close port " + p.Port
+			return f
+		}
+		if f.Detail != "" {
+			f.Detail += ", "
+		}
+		f.Detail += p.Switch + " port " + p.Port + " closed"
+	}
+	return f
+}
+
+// fenceStorage takes every volume of the workloads away from everybody: zones and masks, one commit
+// per fabric and array.
+func fenceStorage(ctx workflow.Context, in FenceInput, limit time.Duration) (Fences, error) {
+	var devices StorageDevices
+	if err := workflow.ExecuteActivity(quick(ctx), (*Activities).PlanStorageFence, in).Get(ctx, &devices); err != nil {
+		return nil, err
+	}
+	type call struct {
+		device string
+		future workflow.Future
+	}
+	var calls []call
+	for _, f := range devices.Fabrics {
+		one := in
+		one.Device = f
+		calls = append(calls, call{"fabric " + f, workflow.ExecuteActivity(device(ctx, limit), (*Activities).FenceFabric, one)})
+	}
+	for _, a := range devices.Arrays {
+		one := in
+		one.Device = a
+		calls = append(calls, call{"array " + a, workflow.ExecuteActivity(device(ctx, limit), (*Activities).FenceArray, one)})
+	}
+	failed := map[string]string{}
+	for _, c := range calls {
+		if err := c.future.Get(ctx, nil); err != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			failed[c.device] = reason(err)
+		}
+	}
+	out := Fences{}
+	for _, w := range sortedKeys(devices.Volumes) {
+		out["workload/"+w] = storageFence(devices.Volumes[w], failed)
+	}
+	return out, nil
+}
+
+// storageFence holds when every volume is unmasked on its array or, failing that, unzoned on every
+// fabric that leads to it: either alone cuts the data path.
+func storageFence(volumes []VolumePath, failed map[string]string) policies.Fence {
+	f := policies.Fence{Kind: policies.FenceStorage, Confirmed: true}
+	for _, v := range volumes {
+		why, bad := failed["array "+v.Array]
+		if !bad {
+			f.Detail = join(f.Detail, v.Volume+" unmasked on "+v.Array)
+			continue
+		}
+		unzoned := len(v.Fabrics) > 0
+		for _, fab := range v.Fabrics {
+			unzoned = unzoned && failed["fabric "+fab] == ""
+		}
+		if unzoned {
+			f.Detail = join(f.Detail, v.Volume+" unzoned, while array "+v.Array+" failed: "+why)
+			continue
+		}
+		f.Confirmed = false
+		f.Detail = join(f.Detail, v.Volume+" still reachable, array "+v.Array+": "+why)
+	}
+	return f
+}
+
+func join(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "; " + b
+}
+
+func unconfirmed(kind policies.FenceKind, machines []string, why string) Fences {
+	f := Fences{}
+	for _, m := range machines {
+		f[m] = policies.Fence{Kind: kind, Detail: why}
+	}
+	return f
+}
