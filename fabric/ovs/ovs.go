@@ -91,7 +91,10 @@ func (s *Switch) Apply(ctx context.Context, c driver.Change) (driver.Result, err
 		return driver.Result{}, err
 	}
 	defer ses.close()
+	return s.converge(ctx, ses, c, want)
+}
 
+func (s *Switch) converge(ctx context.Context, ses *session, c driver.Change, want map[string]vlans) (driver.Result, error) {
 	changed, err := s.commit(ctx, ses, c, want)
 	if fault.Is(err, fault.Conflict) {
 		changed, err = s.commit(ctx, ses, c, want)

@@ -62,8 +62,12 @@ func dial(ctx context.Context, cfg Config) (*session, error) {
 		}
 		conn = secured
 	}
-	limited := &io.LimitedReader{R: conn, N: cfg.MaxBytes}
-	return &session{conn: conn, in: json.NewDecoder(limited), limited: limited, release: release}, nil
+	return newSession(conn, cfg.MaxBytes, release), nil
+}
+
+func newSession(conn net.Conn, maxBytes int64, release func() bool) *session {
+	limited := &io.LimitedReader{R: conn, N: maxBytes}
+	return &session{conn: conn, in: json.NewDecoder(limited), limited: limited, release: release}
 }
 
 func (s *session) close() {

@@ -82,13 +82,15 @@ func newDatum(col *ovsdb.ColumnSchema, v any) (datum, error) {
 		}
 		d.set = append(d.set, atom)
 	}
-	d.normalize()
+	if d.normalize(); len(d.set) != len(given.GoSet) {
+		return datum{}, &opError{"ovsdb error", "set contains duplicate"}
+	}
 	return d, sizeOf(t, len(d.set))
 }
 
 func sizeOf(t *ovsdb.ColumnType, n int) error {
 	if n < t.Min() || (t.Max() != ovsdb.Unlimited && n > t.Max()) {
-		return violation("%d values where %d to %d are allowed", n, t.Min(), t.Max())
+		return syntax("%d values where %d to %d are allowed", n, t.Min(), t.Max())
 	}
 	return nil
 }
