@@ -103,6 +103,8 @@ type BMC struct {
 	ipmi  *ipmiServer
 	cert  func() (*tls.Certificate, error)
 
+	done chan struct{} // closed by Close
+
 	mu       sync.Mutex
 	faults   Faults
 	changed  chan struct{} // closed at every change of faults
@@ -117,7 +119,7 @@ func (f *Farm) Add(cfg Config) (*BMC, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	b := &BMC{cfg: cfg, farm: f, changed: make(chan struct{}), counts: map[string]int{}, sessions: map[string]redfishSession{}, conns: map[net.Conn]struct{}{}}
+	b := &BMC{cfg: cfg, farm: f, done: make(chan struct{}), changed: make(chan struct{}), counts: map[string]int{}, sessions: map[string]redfishSession{}, conns: map[net.Conn]struct{}{}}
 	tcp, udp, err := listen(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("bmcsim %s: %w", cfg.Name, err)
@@ -272,6 +274,7 @@ func (b *BMC) stop() error {
 	if done {
 		return nil
 	}
+	close(b.done)
 	var errs []error
 	if b.ln != nil {
 		if err := b.ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
@@ -307,8 +310,12 @@ func (b *BMC) tlsConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			if !b.stall(h.Context()) { // a hung BMC does not get as far as a certificate
-				return nil, context.Cause(h.Context())
+			// A hung BMC does not get as far as a certificate. Nobody notices here that the client has
+			// left, so that the wait has an end of its own.
+			ctx, cancel := context.WithTimeout(h.Context(), time.Minute)
+			defer cancel()
+			if !b.stall(ctx) {
+				return nil, net.ErrClosed
 			}
 			return b.cert()
 		},

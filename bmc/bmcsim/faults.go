@@ -73,13 +73,16 @@ func (b *BMC) take(counter func(*Faults) *int) bool {
 	return true
 }
 
-// stall holds a request back for Delay, and for as long as Hang is set. It is false when ctx ended first.
+// stall holds a request back for Delay, and for as long as Hang is set. It is false when ctx
+// or the BMC ended first.
 func (b *BMC) stall(ctx context.Context) bool {
 	if d := b.Faults().Delay; d > 0 {
 		t := time.NewTimer(d)
 		defer t.Stop()
 		select {
 		case <-ctx.Done():
+			return false
+		case <-b.done:
 			return false
 		case <-t.C:
 		}
@@ -93,6 +96,8 @@ func (b *BMC) stall(ctx context.Context) bool {
 		}
 		select {
 		case <-ctx.Done():
+			return false
+		case <-b.done:
 			return false
 		case <-changed:
 		}
