@@ -27,5 +27,6 @@ func Place(in PlacementInput) Placement {
 	l.cheapen()
 	l.unbundle()
 	l.balance()
+	l.displace()
 	return l.explain()
 }
