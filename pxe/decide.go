@@ -215,5 +215,5 @@ func (i *Image) Path() string {
 
 // URL is the address of path for the machine of e. It holds the token: it is a secret.
 func (d *Decider) URL(e *Entry, path string) string {
-	return d.BaseURL + "/boot/" + e.token.Reveal() + "/" + path
+	return d.BaseURL + "/boot/" + e.text + "/" + path
 }

@@ -26,6 +26,7 @@ type Table struct {
 type Entry struct {
 	Intent Intent
 	token  Token
+	text   string // the token's, for URLs
 	state  *state
 }
 
@@ -75,7 +76,7 @@ func (t *Table) set(in Intent) error {
 				Evidence: n.MAC.String() + " belongs to " + o.Intent.Machine}
 		}
 	}
-	e := &Entry{Intent: in, token: tok, state: &state{}}
+	e := &Entry{Intent: in, token: tok, text: tok.Reveal(), state: &state{}}
 	old := t.machines[in.Machine]
 	if old != nil && old.Intent.TokenHash == in.TokenHash {
 		e.state = old.state

@@ -3,6 +3,7 @@ package images
 import (
 	"io/fs"
 	"syscall"
+	"time"
 )
 
 // inode holds the change time too: who sets a file's modification time back cannot set that back.
@@ -18,3 +19,5 @@ func inodeOf(fi fs.FileInfo) inode {
 	}
 	return inode{dev: uint64(st.Dev), ino: st.Ino, csec: int64(st.Ctim.Sec), cns: int64(st.Ctim.Nsec)}
 }
+
+func (i inode) changed() time.Time { return time.Unix(i.csec, i.cns) }

@@ -75,8 +75,22 @@ func (s *Store) verify(d pxe.Digest, f *os.File) (stamp, error) {
 		return stamp{}, &fault.Error{Kind: fault.Unverified, Where: "image " + string(d), What: "check before serving",
 			Evidence: "content is " + string(got), Next: "the file was changed on disk: import it again, and find out by whom"}
 	}
-	c.seen, c.at = after, time.Now()
+	// A file changed this moment may change again within one tick of the file system's clock, without
+	// a trace in its times: such a verdict is not kept.
+	if now := time.Now(); now.Sub(after.changed()) > racy {
+		c.seen, c.at = after, now
+	}
 	return after, nil
+}
+
+// racy is longer than a tick of any file system's clock (FAT: 2 s).
+const racy = 2 * time.Second
+
+func (s stamp) changed() time.Time {
+	if c := s.inode.changed(); c.After(s.mod) {
+		return c
+	}
+	return s.mod
 }
 
 // stamp is what changes when a file is written to.

@@ -39,7 +39,7 @@ func (p Param) Check() error {
 	case p.Key == "" || len(p.Key) > maxKey || !only(p.Key, keyRunes) || p.Key[0] == '-':
 		return invalid("kernel parameter name", p.Key, "1-64 of letters, digits, '.', '_', '-', not starting with '-'")
 	case len(p.Value) > maxValue || !only(p.Value, valueRunes):
-		return invalid("value of kernel parameter "+p.Key, p.Value, "at most 512 of letters, digits and .,:;/=@+~%_-")
+		return invalid("value of kernel parameter "+p.Key, p.Value, "at most 512 of letters, digits and .,:/=@+~%_-")
 	}
 	return nil
 }
@@ -103,7 +103,7 @@ func (t Target) Check() error {
 const (
 	alnum      = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 	keyRunes   = alnum + "._-"
-	valueRunes = alnum + ".,:;/=@+~%_-"
+	valueRunes = alnum + ".,:/=@+~%_-"
 	iqnRunes   = "abcdefghijklmnopqrstuvwxyz0123456789.:-"
 	urlRunes   = alnum + ":/._~?=%+,@[]-"
 )

