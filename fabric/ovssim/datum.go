@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -160,11 +161,15 @@ func compareAtoms(a, b any) int {
 	return strings.Compare(fmt.Sprint(a), fmt.Sprint(b))
 }
 
-// wire turns the datum into what libovsdb encodes.
+// wire turns the datum into what is encoded, in a fixed order as the real server's.
 func (d datum) wire(col *ovsdb.ColumnSchema) any {
 	switch {
 	case d.m != nil:
-		return ovsdb.OvsMap{GoMap: d.m}
+		pairs := make([]any, 0, len(d.m))
+		for _, k := range slices.SortedFunc(maps.Keys(d.m), compareAtoms) {
+			pairs = append(pairs, []any{k, d.m[k]})
+		}
+		return []any{"map", pairs}
 	case col.TypeObj.Min() == 1 && col.TypeObj.Max() == 1:
 		return d.set[0]
 	}
