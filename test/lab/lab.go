@@ -100,6 +100,9 @@ func (l *Lab) start(ctx context.Context) (err error) {
 		return err
 	}
 	l.stop = l.world.Watch(l.onEvent)
+	for _, name := range l.topo.Names(topology.KindSwitch) {
+		l.followSwitch(name, "") // carriers between switches make no event of their own
+	}
 	for _, name := range l.topo.Names(topology.KindMachine) {
 		if l.plan.installs[name] == nil {
 			continue
@@ -124,7 +127,7 @@ func (l *Lab) onEvent(e world.Event) {
 		l.followFabric(e.Name)
 	case world.EventArray:
 		l.followArray(e.Name)
-	case world.EventRun:
+	case world.EventZone, world.EventMask, world.EventRun: // nothing of ours depends on them
 	case world.EventViolation:
 		l.log.Error("a safety rule is broken", "subject", e.Name)
 	}

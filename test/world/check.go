@@ -130,6 +130,9 @@ func (w *World) candidates(v *volume) []string {
 	for i := range a.sessions[device] {
 		initiators = append(initiators, i)
 	}
+	if slices.Contains(initiators, Everybody) {
+		return slices.Sorted(maps.Keys(w.machines))
+	}
 	var out []string
 	for _, i := range initiators {
 		if m := w.owner(i); m != "" {

@@ -36,6 +36,9 @@ type Mask struct {
 	Epoch      uint64   `json:"epoch,omitempty"`
 }
 
+// Everybody in the mask of an iSCSI volume lets any address in.
+const Everybody = "ALL"
+
 // SetZones replaces the effective zones of a fabric as a whole, as a commit does.
 func (w *World) SetZones(name string, zones []Zone) error {
 	return w.change(func() error {
@@ -51,7 +54,7 @@ func (w *World) SetZones(name string, zones []Zone) error {
 			f.zones[z.Name] = z
 		}
 		w.judgeCut(before, "zones of fabric "+name)
-		w.emit(EventFabric, name, "")
+		w.emit(EventZone, name, "")
 		return nil
 	})
 }
@@ -72,7 +75,7 @@ func (w *World) SetMask(arrayName, volume string, m Mask) error {
 		a.masks[volume] = m
 		w.count(arrayName, volume)
 		w.judgeCut(before, "mask of "+volume+" on array "+arrayName)
-		w.emit(EventArray, arrayName, "")
+		w.emit(EventMask, arrayName, "")
 		return nil
 	})
 }
@@ -132,7 +135,7 @@ func (w *World) SetSession(arrayName, volume, initiator string, open bool) error
 			delete(of, initiator)
 		}
 		w.count(arrayName, volume)
-		w.emit(EventArray, arrayName, "")
+		w.emit(EventMask, arrayName, "")
 		return nil
 	})
 }
@@ -185,6 +188,27 @@ func (w *World) Logins(name string) []string {
 	return slices.Compact(out)
 }
 
+// ArrayLogins lists the machines' port names that are logged in to an array: a fabric lets an HBA see
+// only the targets it is zoned with.
+func (w *World) ArrayLogins(name string) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a := w.arrays[name]
+	if a == nil || !w.arrayAlive(a) {
+		return nil
+	}
+	var out []string
+	for _, m := range w.machines {
+		for _, h := range m.spec.HBAs {
+			if m.on && w.zoned(h, a) {
+				out = append(out, string(h.WWPN))
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // CanWrite reports whether a machine's writes to a volume arrive now.
 func (w *World) CanWrite(machine, volume string) bool {
 	w.mu.Lock()
@@ -205,7 +229,7 @@ func (w *World) canWrite(name, vol string) bool {
 	mask := a.masks[device]
 	if v.spec.Protocol == topology.ISCSI {
 		addr := m.spec.StorageAddress.String()
-		allowed := slices.Contains(mask.Initiators, addr) || a.sessions[device][addr] > 0
+		allowed := slices.Contains(mask.Initiators, addr) || slices.Contains(mask.Initiators, Everybody) || a.sessions[device][addr] > 0
 		return allowed && w.connected(m)
 	}
 	for _, h := range m.spec.HBAs {

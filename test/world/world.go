@@ -88,8 +88,10 @@ const (
 	EventMachine   EventKind = "machine"   // power, mains, BMC
 	EventSwitch    EventKind = "switch"    // alive, management
 	EventPort      EventKind = "port"      // settings or carrier
-	EventFabric    EventKind = "fabric"    // zones, logins
-	EventArray     EventKind = "array"     // alive, masks, sessions
+	EventFabric    EventKind = "fabric"    // alive, logins
+	EventZone      EventKind = "zone"      // effective zones of a fabric
+	EventArray     EventKind = "array"     // alive, management
+	EventMask      EventKind = "mask"      // masks and sessions of an array
 	EventRun       EventKind = "run"       // a workload started, serves or stopped
 	EventViolation EventKind = "violation" // a safety rule was broken
 )
