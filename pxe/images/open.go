@@ -55,32 +55,48 @@ func (s *Store) verify(d pxe.Digest, f *os.File) (stamp, error) {
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	before, err := stampOf(f)
-	if err != nil {
-		return stamp{}, fault.Wrap(err, "stat", "image "+string(d))
+	var evidence string
+	for range 3 {
+		before, err := stampOf(f)
+		if err != nil {
+			return stamp{}, fault.Wrap(err, "stat", "image "+string(d))
+		}
+		if before == c.seen && time.Since(c.at) < s.opt.Recheck {
+			return before, nil
+		}
+		c.seen = stamp{}
+		got, err := sum(f, before.size)
+		if err != nil {
+			return stamp{}, fault.Wrap(err, "check", "image "+string(d))
+		}
+		after, err := stampOf(f)
+		if err != nil {
+			return stamp{}, fault.Wrap(err, "stat", "image "+string(d))
+		}
+		if evidence = "content is " + string(got); got != d {
+			break
+		}
+		if after != before { // written to, or only replaced by a second import: look again
+			evidence = "the file changes while it is read"
+			continue
+		}
+		// A file changed this moment may change again within one tick of the file system's clock,
+		// without a trace in its times: such a verdict is not kept.
+		if now := time.Now(); now.Sub(after.changed()) > racy {
+			c.seen, c.at = after, now
+		}
+		return after, nil
 	}
-	if before == c.seen && time.Since(c.at) < s.opt.Recheck {
-		return before, nil
-	}
-	c.seen = stamp{}
+	return stamp{}, &fault.Error{Kind: fault.Unverified, Where: "image " + string(d), What: "check before serving",
+		Evidence: evidence, Next: "the file was changed on disk: import it again, and find out by whom"}
+}
+
+func sum(f *os.File, size int64) (pxe.Digest, error) {
 	h := sha256.New()
-	if _, err := io.Copy(h, io.NewSectionReader(f, 0, before.size)); err != nil {
-		return stamp{}, fault.Wrap(err, "check", "image "+string(d))
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, size)); err != nil {
+		return "", err
 	}
-	after, err := stampOf(f)
-	if err != nil {
-		return stamp{}, fault.Wrap(err, "stat", "image "+string(d))
-	}
-	if got := digestOf(h); got != d || after != before {
-		return stamp{}, &fault.Error{Kind: fault.Unverified, Where: "image " + string(d), What: "check before serving",
-			Evidence: "content is " + string(got), Next: "the file was changed on disk: import it again, and find out by whom"}
-	}
-	// A file changed this moment may change again within one tick of the file system's clock, without
-	// a trace in its times: such a verdict is not kept.
-	if now := time.Now(); now.Sub(after.changed()) > racy {
-		c.seen, c.at = after, now
-	}
-	return after, nil
+	return digestOf(h), nil
 }
 
 // racy is longer than a tick of any file system's clock (FAT: 2 s).

@@ -137,16 +137,24 @@ func (s *Store) Import(ctx context.Context, name string, r io.Reader, want pxe.D
 		return "", &fault.Error{Kind: fault.Unverified, Where: "image " + name, What: "import",
 			Evidence: "content is " + string(sum) + ", expected " + string(want), Next: "get the file again from its maker"}
 	}
-	if err := s.root.Rename(tmp, blob(sum)); err != nil {
-		return "", full(err, "import image", name)
-	}
-	if err := s.sync(blobs); err != nil {
+	if err := s.place(tmp, sum); err != nil {
 		return "", full(err, "import image", name)
 	}
 	if name == "" {
 		return sum, nil
 	}
 	return sum, full(s.label(ctx, name, sum), "name image", name)
+}
+
+// place gives a received file its name, unless a good one is there already.
+func (s *Store) place(tmp string, d pxe.Digest) error {
+	if f, err := s.Open(d); err == nil {
+		return f.Close()
+	}
+	if err := s.root.Rename(tmp, blob(d)); err != nil {
+		return err
+	}
+	return s.sync(blobs)
 }
 
 // label makes name stand for d, by writing a new file and renaming it over the old.
