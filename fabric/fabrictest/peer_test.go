@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,7 +69,13 @@ func (v *vswitch) path(name string) string { return filepath.Join(v.dir, name) }
 func (v *vswitch) start(t *testing.T) {
 	t.Helper()
 	v.spawn(t, "ovsdb-server", v.path("conf.db"), "--remote=punix:"+v.path("db.sock"), "--unixctl="+v.path("db.ctl"))
-	await(t, "the database socket", func() error { _, err := os.Stat(v.path("db.sock")); return err })
+	await(t, "the database", func() error {
+		conn, err := net.Dial("unix", v.path("db.sock"))
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
 	v.run(t, "ovs-vsctl", "--no-wait", "--db=unix:"+v.path("db.sock"), "init")
 	v.spawn(t, "ovs-vswitchd", "unix:"+v.path("db.sock"), "--enable-dummy=override", "--disable-system", "--unixctl="+v.path("vs.ctl"))
 	await(t, "the switch daemon", func() error {

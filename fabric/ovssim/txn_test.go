@@ -132,7 +132,8 @@ func realServer(t *testing.T) (socket string) {
 		_ = cmd.Wait() // it was killed
 	})
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
+		if conn, err := net.Dial("unix", socket); err == nil {
+			conn.Close()
 			return socket
 		} else if time.Now().After(deadline) {
 			t.Fatal(err)
