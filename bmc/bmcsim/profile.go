@@ -22,6 +22,7 @@ type Profile struct {
 	NoRestore      bool   // no PowerRestorePolicy over Redfish
 	Ports          bool   // addresses are in NetworkAdapter Ports, not in NetworkDeviceFunctions
 	NoIPMIBoot     bool   // IPMI accepts boot flags and ignores them
+	VendorAPI      bool   // ASRock Rack's own HTTPS API under /api is there too
 	MaxSessions    int    // of Redfish; 0 means 16
 }
 
@@ -51,7 +52,7 @@ func Supermicro() Profile {
 
 // AMI is MegaRAC: the future state is in /SD and a PATCH needs If-Match.
 func AMI() Profile {
-	return Profile{Name: "ami", Vendor: "AMI", OEM: "Ami", Manufacturer: "ASRockRack", Model: "1U4LW", SystemID: "Self", ChassisID: "Self",
+	return Profile{Name: "ami", Vendor: "AMI", OEM: "Ami", Manufacturer: "ASRockRack", Model: "E3C246D4I-NL", SystemID: "Self", ChassisID: "Self", VendorAPI: true,
 		Settings: "SD", RequireIfMatch: true, ActionInfo: true, Ports: true}
 }
 

@@ -98,8 +98,12 @@ func send(w http.ResponseWriter, out reply, flood int64) {
 }
 
 func (b *BMC) route(r *http.Request) reply {
-	path := strings.TrimSuffix(r.URL.Path, "/")
+	// Some clients double the first slash, and BMCs' servers do not mind.
+	path := "/" + strings.Trim(r.URL.Path, "/")
 	const sessions = "/redfish/v1/SessionService/Sessions"
+	if b.cfg.Profile.VendorAPI && strings.HasPrefix(path, "/api/") {
+		return b.vendorAPI(r, path)
+	}
 	switch {
 	case path == "/redfish" && r.Method == http.MethodGet:
 		return reply{status: 200, body: object{"v1": "/redfish/v1/"}}
@@ -133,12 +137,24 @@ func (b *BMC) login(r *http.Request) reply {
 	if err := read(r, &body); err != nil {
 		return fail(http.StatusBadRequest, err.Error())
 	}
+	t, id, refused := b.newSession(body.UserName, body.Password)
+	if refused != nil {
+		return *refused
+	}
+	path := "/redfish/v1/SessionService/Sessions/" + id
+	return reply{status: http.StatusCreated, body: object{"@odata.id": path, "Id": id, "UserName": body.UserName},
+		header: http.Header{"X-Auth-Token": {t}, "Location": {path}}}
+}
+
+// newSession checks a login and makes an entry in the session table, or tells why not.
+func (b *BMC) newSession(user, password string) (tok, id string, refused *reply) {
 	ok := false
 	for _, u := range b.cfg.Users {
-		ok = ok || (u.User == body.UserName && u.Password.Reveal() == body.Password)
+		ok = ok || (u.User == user && u.Password.Reveal() == password)
 	}
 	if !ok || b.Faults().AuthFail {
-		return fail(http.StatusUnauthorized, "user name or password is wrong")
+		r := fail(http.StatusUnauthorized, "user name or password is wrong")
+		return "", "", &r
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -149,13 +165,12 @@ func (b *BMC) login(r *http.Request) reply {
 		}
 	}
 	if len(b.sessions) >= b.cfg.Profile.MaxSessions {
-		return fail(http.StatusServiceUnavailable, "the maximum number of sessions is in use")
+		r := fail(http.StatusServiceUnavailable, "the maximum number of sessions is in use")
+		return "", "", &r
 	}
-	t, id := token(), token()[:8]
-	b.sessions[t] = redfishSession{id: id, used: now}
-	path := "/redfish/v1/SessionService/Sessions/" + id
-	return reply{status: http.StatusCreated, body: object{"@odata.id": path, "Id": id, "UserName": body.UserName},
-		header: http.Header{"X-Auth-Token": {t}, "Location": {path}}}
+	tok, id = token(), token()[:8]
+	b.sessions[tok] = redfishSession{id: id, used: now}
+	return tok, id, nil
 }
 
 func (b *BMC) authenticate(tok string) bool {
@@ -302,9 +317,14 @@ func (b *BMC) etag() string {
 }
 
 func read(r *http.Request, v any) error {
-	raw, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
+	raw, err := readAll(r)
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(raw, v)
+	return json.Unmarshal([]byte(raw), v)
+}
+
+func readAll(r *http.Request) (string, error) {
+	raw, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
+	return string(raw), err
 }

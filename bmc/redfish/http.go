@@ -143,10 +143,26 @@ func (c *conn) get(ctx context.Context, link string, v any) (etag string, err er
 	return a.header.Get("ETag"), a.decode(v)
 }
 
+// HTTPClient returns an HTTPS client for one BMC with the trust and the redirect rule of this package, for
+// vendor protocols beside Redfish.
+func HTTPClient(cfg Config) (*http.Client, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	c, err := newConn(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return c.http, nil
+}
+
+// TransportFault gives an error of such a client its kind.
+func TransportFault(what string, err error) error { return transportFault("", what, err) }
+
 // transportFault tells no answer at all from an answer that broke off: after the latter the effect of the
 // request is unknown (hazards H01, H13).
 func transportFault(method, link string, err error) error {
-	out := &fault.Error{Kind: fault.Timeout, What: method + " " + link, Err: err}
+	out := &fault.Error{Kind: fault.Timeout, What: strings.TrimSpace(method + " " + link), Err: err}
 	var (
 		fe   *fault.Error
 		op   *net.OpError
