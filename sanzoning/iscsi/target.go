@@ -152,19 +152,22 @@ func (t *Target) register(c *serverConn) error {
 	}
 }
 
-// drop forgets a connection whose serving has ended: none of its commands runs any more.
+// drop forgets a connection whose serving has ended: none of its commands runs any more. The gate is told
+// before the session leaves the list, so that whoever finds it gone knows that the gate knows.
 func (t *Target) drop(c *serverConn) {
 	_ = c.conn.Close()
 	t.mu.Lock()
-	delete(t.conns, c)
 	live := t.sessions[c.nexus.TSIH] == c
-	if live {
-		delete(t.sessions, c.nexus.TSIH)
-	}
 	t.mu.Unlock()
 	if live {
 		t.cfg.Gate.Ended(c.nexus)
 	}
+	t.mu.Lock()
+	if live {
+		delete(t.sessions, c.nexus.TSIH)
+	}
+	delete(t.conns, c)
+	t.mu.Unlock()
 	close(c.done)
 }
 
