@@ -68,6 +68,7 @@ func (l *Lab) start(ctx context.Context) (err error) {
 	if err := os.MkdirAll(l.cfg.Dir, 0o700); err != nil {
 		return fault.Wrap(err, "make the lab's directory", l.cfg.Dir)
 	}
+	useLoopback(l.topo)
 	// The world keeps a copy of its own: what it needs of the topology does not change any more.
 	if l.world, err = world.New(world.Config{Topology: l.topo.Clone(), Now: time.Now}); err != nil {
 		return err

@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"rerack.dev/rerack/orchestrator/topology"
 )
 
 func TestParseParams(t *testing.T) {
@@ -78,4 +80,40 @@ func FuzzReadStamp(f *testing.F) {
 			t.Errorf("%+v from %d bytes", s, len(b))
 		}
 	})
+}
+
+func TestAddressesOnLoopback(t *testing.T) {
+	l := &Lab{}
+	for declared, want := range map[string]string{
+		"https://127.8.1.1:8443": "127.8.1.1:8443", "tcp:127.7.0.1:6640": "127.7.0.1:6640", "127.7.3.1:3260": "127.7.3.1:3260",
+		"https://127.8.1.1": "127.0.0.1:0", "https://10.0.9.17:443": "127.0.0.1:0", "bmc17.example.org": "127.0.0.1:0",
+		"unix:/run/tgt/socket.0": "127.0.0.1:0", "": "127.0.0.1:0",
+	} {
+		if got := l.address(declared); got != want {
+			t.Errorf("%q: %s, want %s", declared, got, want)
+		}
+	}
+	l.cfg.FreePorts = true
+	if got := l.address("https://127.8.1.1:8443"); got != "127.0.0.1:0" {
+		t.Errorf("with FreePorts: %s", got)
+	}
+}
+
+func TestStorageAddressesMoveToLoopback(t *testing.T) {
+	topo := topology.New()
+	for name, a := range map[string]string{"m1": "10.0.0.1", "m2": "127.10.0.1", "m3": "2001:db8::1", "m4": ""} {
+		m := topology.Machine{Meta: topology.Meta{Name: name}}
+		if a != "" {
+			m.Spec.StorageAddress = netip.MustParseAddr(a)
+		}
+		topo.Machines[name] = m
+	}
+	useLoopback(topo)
+	got := []string{}
+	for _, m := range topo.Names(topology.KindMachine) {
+		got = append(got, topo.Machines[m].Spec.StorageAddress.String())
+	}
+	if want := []string{"127.10.0.2", "127.10.0.1", "127.10.0.3", "invalid IP"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }

@@ -74,6 +74,28 @@ func planOf(t *topology.Topology) plan {
 	return p
 }
 
+// useLoopback gives machines whose storage address lies outside 127.0.0.0/8 one inside: it is the source
+// of real connections here.
+func useLoopback(t *topology.Topology) {
+	taken := map[netip.Addr]bool{}
+	for _, m := range t.Machines {
+		taken[m.Spec.StorageAddress] = true
+	}
+	next := netip.AddrFrom4([4]byte{127, 10, 0, 1})
+	for _, name := range t.Names(topology.KindMachine) {
+		m := t.Machines[name]
+		if a := m.Spec.StorageAddress; !a.IsValid() || a.Is4() && a.IsLoopback() {
+			continue
+		}
+		for taken[next] {
+			next = next.Next()
+		}
+		taken[next] = true
+		m.Spec.StorageAddress = next
+		t.Machines[name] = m
+	}
+}
+
 // installed is what an operating system finds in its own configuration: its workload, volumes and
 // initiator name as they were when it was installed.
 func (l *Lab) installed(on *install) params {

@@ -105,6 +105,13 @@ func TestEveryRuleFindsItsViolation(t *testing.T) {
 		"shut the port of what is needed": {"S3", "machine b1", func(t *testing.T, w *world.World) {
 			must(t, w.SetPort("tor-b", "p1", world.Port{Shut: true, Epoch: 2}))
 		}},
+		"close the uplink of a rack that lives": {"S3", "machine b1", func(t *testing.T, w *world.World) {
+			must(t, w.SetPort("core", "down-b", world.Port{Trunk: true, Shut: true, Epoch: 2}))
+		}},
+		"close the uplink of a rack that burns": {"", "", func(t *testing.T, w *world.World) {
+			must(t, w.Burn("rack-a"))
+			must(t, w.SetPort("core", "down-a", world.Port{Trunk: true, Shut: true, Epoch: 2}))
+		}},
 		"unmask what is needed": {"S3", "machine b1", func(t *testing.T, w *world.World) { mask(t, w, "b1", 2) }},
 		"unzone what is needed": {"S3", "machine b1", func(t *testing.T, w *world.World) {
 			must(t, w.SetZones("fa", []world.Zone{zone("a1", 1, "a1"), zone("a2", 1, "a2"), zone("b2", 1, "b2")}))

@@ -38,13 +38,21 @@ func (w *World) SetPort(sw, port string, p Port) error {
 		}
 		p.Tagged = slices.Sorted(slices.Values(p.Tagged))
 		w.seeEpoch(foreignKey{"port", sw, port}, p.Epoch)
-		at := w.cables[portKey{sw, port}].machine
-		before := w.serving(at)
+		before := w.behind(w.cables[portKey{sw, port}])
 		s.ports[port] = p
 		w.judgeCut(before, "port "+port+" of switch "+sw)
 		w.emit(EventPort, sw, port)
 		return nil
 	})
+}
+
+// behind lists the protected runs that a port may cut off: those of the machine on it, or anybody's
+// when it leads to another switch.
+func (w *World) behind(far end) []Run {
+	if far.sw != "" {
+		return w.allServing()
+	}
+	return w.serving(far.machine)
 }
 
 // PortState reads the settings of a port.
