@@ -156,7 +156,9 @@ func (s *Store) pair(ctx context.Context, key string) (*api.KVPair, error) {
 }
 
 // maxWait is how long Consul holds back an answer when nothing changes. It adds up to a sixteenth of it.
-const maxWait = time.Minute
+// It also bounds how long a watch may miss that a snapshot was restored: a query that comes right after
+// that waits for an index that is long past.
+const maxWait = 20 * time.Second
 
 // pairs lists the pairs under prefix with the index of the prefix. With an index it waits for a later one,
 // up to maxWait.

@@ -111,10 +111,10 @@ func (l *lease) end(why string) {
 // watchLocks loses the leases whose lock another session holds, or none: a person has destroyed the session
 // or deleted the key.
 func (s *Store) watchLocks(ctx context.Context) {
-	index := uint64(0)
+	var at cursor
 	for ctx.Err() == nil {
 		held := s.leases.list() // before asking: what is taken meanwhile may not be in the answer
-		pairs, next, err := s.pairs(ctx, s.locks, index)
+		pairs, index, err := s.pairs(ctx, s.locks, at.after())
 		if err != nil {
 			select { // the renewals decide how long a lease outlives a silent Consul
 			case <-time.After(retryPause):
@@ -122,7 +122,7 @@ func (s *Store) watchLocks(ctx context.Context) {
 			}
 			continue
 		}
-		index = max(next, 1)
+		at.advance(index)
 		sessions := make(map[string]string, len(pairs))
 		for _, p := range pairs {
 			sessions[p.Key] = p.Session

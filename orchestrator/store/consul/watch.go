@@ -19,6 +19,33 @@ const pacePerPair = 10 * time.Microsecond
 // again for another value: the stamp of a write does not.
 type version struct{ index, stamp uint64 }
 
+// cursor is where a series of blocking queries stands.
+type cursor struct {
+	index uint64
+	asked time.Time
+	look  bool // the next query is not to wait
+}
+
+// after is the index that the next query waits to be passed; 0 does not wait.
+func (c *cursor) after() uint64 {
+	c.asked = time.Now()
+	if c.look {
+		return 0
+	}
+	return c.index
+}
+
+// advance takes the index of an answer and reports whether it went back. An answer without news that comes
+// before the wait is over is how Consul ends the queries on a state that a restored snapshot replaces, with
+// the content from before. The index of the restored state is the smaller one, so that to wait again would
+// be to wait for the next write; therefore the next query only looks.
+func (c *cursor) advance(index uint64) (back bool) {
+	back = index < c.index
+	c.look = !c.look && index == c.index && time.Since(c.asked) < maxWait
+	c.index = max(index, 1) // 0 would not wait
+	return back
+}
+
 // Watch calls fn with the changes under prefix, found by comparing one list with the next. Consul keeps no
 // history that would tell what was deleted since from, so the first batch is always a reset. Another comes
 // when the index goes back, as it does when a snapshot is restored and when Consul forgets deletions
@@ -30,22 +57,21 @@ func (s *Store) Watch(ctx context.Context, prefix string, _ uint64, fn func(stor
 		return err
 	}
 	var known map[string]version
-	index := uint64(0)
+	var at cursor
 	for {
-		pairs, next, err := s.pairs(ctx, s.kv+prefix, index)
+		pairs, index, err := s.pairs(ctx, s.kv+prefix, at.after())
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if next < index {
+		if at.advance(index) {
 			known = nil
 		}
-		index = max(next, 1) // 0 would not wait
 		var b store.Batch
 		if b, known = s.difference(known, pairs); b.Reset || len(b.Changes) > 0 {
-			b.Revision = index
+			b.Revision = at.index
 			if err := fn(b); err != nil {
 				return err
 			}

@@ -20,16 +20,27 @@ import (
 type Server struct {
 	Address string // host:port of the HTTP API
 
-	cmd  *exec.Cmd
-	log  lockedBuffer
-	done chan struct{} // closed when the process has ended
+	token string // that the agent and the look at it use
+	cmd   *exec.Cmd
+	log   lockedBuffer
+	done  chan struct{} // closed when the process has ended
 }
 
-// Start runs `consul agent -dev`, with the given pieces of configuration in HCL, and returns when it has a
-// leader; the end of the test stops it. The binary is the one that RERACK_CONSUL_BIN names, else the one
-// on the PATH; test/consul/build.sh builds it. Without a binary the test is skipped, or fails when
-// RERACK_REQUIRE_PEERS is 1.
-func Start(t testing.TB, hcl ...string) *Server {
+// Start runs `consul agent -dev` and returns when it takes writes and sessions; the end of the test stops
+// it. The binary is the one that RERACK_CONSUL_BIN names, else the one on the PATH; test/consul/build.sh
+// builds it. Without a binary the test is skipped, or fails when RERACK_REQUIRE_PEERS is 1.
+func Start(t testing.TB) *Server {
+	t.Helper()
+	return run(t, "")
+}
+
+// StartSecured is Start with access rules that deny everything except to management, a UUID.
+func StartSecured(t testing.TB, management string) *Server {
+	t.Helper()
+	return run(t, management)
+}
+
+func run(t testing.TB, token string) *Server {
 	t.Helper()
 	binary := os.Getenv("RERACK_CONSUL_BIN")
 	if binary == "" {
@@ -44,9 +55,9 @@ func Start(t testing.TB, hcl ...string) *Server {
 		t.Skipf(hint, err)
 	}
 	// Consul cannot be told to choose its ports itself, and a free one may be taken before it gets there.
-	const attempts = 5
+	const attempts = 3
 	for attempt := 1; ; attempt++ {
-		s, err := start(path, hcl)
+		s, err := start(path, token)
 		if err == nil {
 			t.Cleanup(s.Stop)
 			return s
@@ -58,18 +69,19 @@ func Start(t testing.TB, hcl ...string) *Server {
 	}
 }
 
-func start(path string, hcl []string) (*Server, error) {
+func start(path, token string) (*Server, error) {
 	ports, err := freePorts(3)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Address: fmt.Sprintf("127.0.0.1:%d", ports[0]), done: make(chan struct{})}
+	s := &Server{Address: fmt.Sprintf("127.0.0.1:%d", ports[0]), token: token, done: make(chan struct{})}
 	args := []string{"agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn", "-disable-host-node-id",
 		"-node=test", "-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", "-serf-wan-port=-1",
 		fmt.Sprintf("-http-port=%d", ports[0]), fmt.Sprintf("-server-port=%d", ports[1]), fmt.Sprintf("-serf-lan-port=%d", ports[2]),
 		"-hcl=disable_update_check = true"}
-	for _, piece := range hcl {
-		args = append(args, "-hcl="+piece)
+	if token != "" {
+		args = append(args, fmt.Sprintf(
+			`-hcl=acl { enabled = true default_policy = "deny" tokens { initial_management = %q agent = %[1]q } }`, token))
 	}
 	s.cmd = exec.Command(path, args...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
@@ -93,12 +105,12 @@ func (s *Server) Stop() {
 	<-s.done
 }
 
-// ready waits for a leader.
+// ready waits for a leader that has registered its own node, before which there can be no session.
 func (s *Server) ready() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
-		if leader := s.leader(ctx); leader != "" {
+		if s.registered(ctx) {
 			return nil
 		}
 		select {
@@ -111,21 +123,24 @@ func (s *Server) ready() error {
 	}
 }
 
-func (s *Server) leader(ctx context.Context) string {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Address+"/v1/status/leader", nil)
+func (s *Server) registered(ctx context.Context) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Address+"/v1/catalog/nodes", nil)
 	if err != nil {
-		return ""
+		return false
+	}
+	if s.token != "" {
+		req.Header.Set("X-Consul-Token", s.token)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return ""
+		return false
 	}
 	defer resp.Body.Close()
-	var leader string
-	if err := json.NewDecoder(resp.Body).Decode(&leader); err != nil {
-		return ""
+	var nodes []struct{ Node string }
+	if err := json.NewDecoder(resp.Body).Decode(&nodes); err != nil || resp.StatusCode != http.StatusOK {
+		return false
 	}
-	return leader
+	return len(nodes) > 0
 }
 
 // freePorts returns n ports that are free for TCP and UDP on loopback.
