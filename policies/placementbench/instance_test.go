@@ -184,3 +184,30 @@ func (inst *instance) check(t testing.TB, in policies.PlacementInput, p policies
 	}
 	return value
 }
+
+// profile counts what was placed of each priority, bare and as VMs, and what was evicted.
+func (inst *instance) profile(p policies.Placement) string {
+	var bare, vms, bareWanted, vmsWanted, evicted [5]int
+	for _, g := range inst.Groups {
+		if g.VM {
+			vmsWanted[g.Prio] += g.Count
+		} else {
+			bareWanted[g.Prio] += g.Count
+		}
+	}
+	for _, a := range p.Assignments {
+		var g, j int
+		if _, err := fmt.Sscanf(a.Workload, "w%d-%d", &g, &j); err == nil && a.VM {
+			vms[inst.Groups[g].Prio]++
+		} else if err == nil {
+			bare[inst.Groups[g].Prio]++
+		}
+	}
+	for _, e := range p.Evictions {
+		var c, j int
+		if _, err := fmt.Sscanf(e.Machine, "m%d-%d", &c, &j); err == nil {
+			evicted[inst.Classes[c].Vict]++
+		}
+	}
+	return fmt.Sprintf("by priority from 1: bare %v of %v, VMs %v of %v, evicted %v", bare[1:], bareWanted[1:], vms[1:], vmsWanted[1:], evicted[1:])
+}
