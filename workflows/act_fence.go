@@ -177,6 +177,9 @@ func (a *Activities) unwired(ctx context.Context, in FenceInput) (wiring, error)
 type JudgeInput struct {
 	FenceInput
 	Got map[policies.FenceKind]Fences `json:"got"`
+	// PowerPending says that power is still being worked on: a workload that needs it is not met yet,
+	// and not given up either.
+	PowerPending bool `json:"powerPending,omitempty"`
 }
 
 // JudgeFences decides for every workload whether its former machine is fenced enough (rule F2), writes
@@ -206,6 +209,9 @@ func (a *Activities) JudgeFences(ctx context.Context, in JudgeInput) ([]string, 
 		ok, why, err := a.fencedEnough(ctx, in, w)
 		if err != nil {
 			return nil, toTemporal(err)
+		}
+		if !ok && in.PowerPending {
+			continue
 		}
 		if err := a.result(ctx, in.Run, w, func(r *state.Result) {
 			if ok {

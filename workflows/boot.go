@@ -122,7 +122,7 @@ func (r *recovery) boot(ctx workflow.Context, round int, plan Planned, lost loss
 		Resend: policy.ResendOn.Or(30 * time.Second)}
 	slots := workflow.NewSemaphore(ctx, int64(max(policy.BootsAtOnce, 1)))
 	wg := workflow.NewWaitGroup(ctx)
-	run := func(in BootInput) error {
+	run := func(ctx workflow.Context, in BootInput) error {
 		if err := slots.Acquire(ctx, 1); err != nil {
 			return err
 		}
@@ -145,7 +145,7 @@ func (r *recovery) boot(ctx workflow.Context, round int, plan Planned, lost loss
 		workflow.Go(ctx, func(ctx workflow.Context) {
 			defer wg.Done()
 			in := BootInput{Step: r.step(round), Name: h.Machine, Where: policies.Where{Machine: h.Machine}, Host: true, Limits: lim}
-			if err := run(in); err != nil {
+			if err := run(ctx, in); err != nil {
 				lost.Machines[h.Machine] = reason(err)
 				return
 			}
@@ -195,7 +195,7 @@ func (r *recovery) boot(ctx workflow.Context, round int, plan Planned, lost loss
 				lost.Workloads[a.Workload] = "waits for " + blocked + ", which did not come back"
 				return
 			}
-			err = run(BootInput{Step: r.step(round), Name: a.Workload, Where: a.Where, Wave: a.Wave, Limits: lim})
+			err = run(ctx, BootInput{Step: r.step(round), Name: a.Workload, Where: a.Where, Wave: a.Wave, Limits: lim})
 			if err == nil {
 				r.healthy[a.Workload] = true
 				return

@@ -23,12 +23,19 @@ type Client struct{ temporal client.Client }
 // Connect reaches the workflow engine at address (host:port) and its namespace.
 func Connect(ctx context.Context, address, namespace string, log *slog.Logger) (*Client, error) {
 	c, err := client.DialContext(ctx, client.Options{HostPort: address, Namespace: namespace,
-		Logger: sdklog.NewStructuredLogger(log)})
+		Logger: sdklog.NewStructuredLogger(slog.New(quiet{log.Handler()}))})
 	if err != nil {
 		return nil, &fault.Error{Kind: fault.Unreachable, Where: "workflow engine " + address, What: "connect", Err: err,
 			Next: "check --temporal and that the namespace " + namespace + " exists"}
 	}
 	return &Client{c}, nil
+}
+
+// quiet passes on errors only: a retried activity is normal here, and its reason is in the run.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && q.Handler.Enabled(ctx, l)
 }
 
 // Close ends the connection.

@@ -38,37 +38,72 @@ func limits(s Scope) deviceLimits {
 }
 
 // fence cuts the machines off in every way at once and returns the workloads whose fencing
-// requirement is met. Power, ports, zones and masks do not wait for each other: the slowest BMC of a
-// dead rack must not delay the array.
-func fence(ctx workflow.Context, run string, s Scope, machines, workloads []string) ([]string, error) {
+// requirement is met. Power, ports, zones and masks do not wait for each other, and a workload that is
+// fenced without its former machine's power does not wait for that either: the power fence of a rack
+// whose BMCs are dead goes on behind, and late is what it found.
+func fence(ctx workflow.Context, run string, s Scope, machines, workloads []string) (met []string, late latePower, err error) {
 	in := FenceInput{Run: run, Epoch: s.Epoch, Machines: machines, Workloads: workloads}
 	lim := limits(s)
-	got := map[policies.FenceKind]Fences{policies.FencePower: {}, policies.FenceNetwork: {}, policies.FenceStorage: {}}
+	power := workflow.ExecuteActivity(device(ctx, lim.power), (*Activities).FencePower, in)
+	got := map[policies.FenceKind]Fences{policies.FencePower: {}}
 	wg := workflow.NewWaitGroup(ctx)
 	var networkErr, storageErr error
-	start := func(f func(workflow.Context)) {
-		wg.Add(1)
-		workflow.Go(ctx, func(ctx workflow.Context) { defer wg.Done(); f(ctx) })
-	}
-	start(func(ctx workflow.Context) {
-		var f Fences
-		err := workflow.ExecuteActivity(device(ctx, lim.power), (*Activities).FencePower, in).Get(ctx, &f)
-		if err != nil { // the others may do without it
-			f = unconfirmed(policies.FencePower, machines, reason(err))
-		}
-		got[policies.FencePower] = f
+	wg.Add(2)
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		defer wg.Done()
+		got[policies.FenceNetwork], networkErr = fenceNetwork(ctx, in, lim.device)
 	})
-	start(func(ctx workflow.Context) { got[policies.FenceNetwork], networkErr = fenceNetwork(ctx, in, lim.device) })
-	start(func(ctx workflow.Context) { got[policies.FenceStorage], storageErr = fenceStorage(ctx, in, lim.device) })
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		defer wg.Done()
+		got[policies.FenceStorage], storageErr = fenceStorage(ctx, in, lim.device)
+	})
 	wg.Wait(ctx)
 	for _, err := range []error{networkErr, storageErr, ctx.Err()} {
 		if err != nil {
-			return nil, err
+			return nil, late, err
 		}
 	}
+	late = latePower{in: in, got: got, future: power}
+	if power.IsReady() {
+		return late.judge(ctx)
+	}
+	judge := JudgeInput{FenceInput: in, Got: got, PowerPending: true}
+	if err := workflow.ExecuteActivity(quick(ctx), (*Activities).JudgeFences, judge).Get(ctx, &met); err != nil {
+		return nil, late, err
+	}
+	if len(met) == len(workloads) {
+		return met, late, nil
+	}
+	return late.judge(ctx)
+}
+
+// latePower is a power fence that was not waited for.
+type latePower struct {
+	in     FenceInput
+	got    map[policies.FenceKind]Fences
+	future workflow.Future
+}
+
+// judge waits for the power fence and decides with it.
+func (l latePower) judge(ctx workflow.Context) ([]string, latePower, error) {
+	var f Fences
+	if err := l.future.Get(ctx, &f); err != nil { // the other fences may do without it
+		f = unconfirmed(policies.FencePower, l.in.Machines, reason(err))
+	}
+	l.got[policies.FencePower] = f
 	var met []string
-	err := workflow.ExecuteActivity(quick(ctx), (*Activities).JudgeFences, JudgeInput{FenceInput: in, Got: got}).Get(ctx, &met)
-	return met, err
+	err := workflow.ExecuteActivity(quick(ctx), (*Activities).JudgeFences, JudgeInput{FenceInput: l.in, Got: l.got}).Get(ctx, &met)
+	return met, latePower{}, err
+}
+
+// record writes down what a power fence that nobody waited for has found.
+func (l latePower) record(ctx workflow.Context) error {
+	if l.future == nil {
+		return nil
+	}
+	l.in.Workloads = nil // they are decided already
+	_, _, err := l.judge(ctx)
+	return err
 }
 
 // fenceNetwork closes ports switch by switch, all switches at once. A switch that fails counts as dead

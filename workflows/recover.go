@@ -70,6 +70,7 @@ type recovery struct {
 	tried   map[string][]string // workload -> machines that failed, with why
 	healthy map[string]bool
 	started map[string]bool // machines this run has powered on
+	late    []latePower
 }
 
 func (r *recovery) run(ctx workflow.Context) (RecoverResult, error) {
@@ -98,11 +99,12 @@ func (r *recovery) run(ctx workflow.Context) (RecoverResult, error) {
 		if err := workflow.ExecuteActivity(quick(ctx), (*Activities).TakeOver, r.in.Run, r.scope).Get(ctx, nil); err != nil {
 			return "", err
 		}
-		met, err := fence(ctx, r.in.Run, r.scope, r.scope.Machines, r.pending)
+		met, late, err := fence(ctx, r.in.Run, r.scope, r.scope.Machines, r.pending)
 		if err != nil {
 			return "", err
 		}
 		r.pending = met
+		r.late = append(r.late, late)
 		return fmt.Sprintf("%d of %d workloads cut off from their former machines", len(met), len(r.scope.Affected)), nil
 	})
 	if err != nil {
@@ -116,6 +118,11 @@ func (r *recovery) run(ctx workflow.Context) (RecoverResult, error) {
 		}
 		if !again {
 			break
+		}
+	}
+	for _, l := range r.late {
+		if err := l.record(ctx); err != nil {
+			return RecoverResult{}, err
 		}
 	}
 	res := RecoverResult{State: state.RunDone, Recovered: len(r.healthy), Of: len(r.scope.Affected)}
@@ -230,8 +237,9 @@ func (r *recovery) retire(ctx workflow.Context, round int, plan Planned, lost lo
 				bad = append(bad, m)
 			}
 		}
-		met, err := fence(ctx, r.in.Run, r.scope, bad, left)
+		met, late, err := fence(ctx, r.in.Run, r.scope, bad, left)
 		r.pending = met
+		r.late = append(r.late, late)
 		return fmt.Sprintf("%d machines taken out of use", len(lost.Machines)), err
 	})
 	return len(r.pending) > 0, err

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"time"
 
 	"rerack.dev/rerack/bmc"
@@ -11,9 +12,13 @@ import (
 	"rerack.dev/rerack/fabric"
 	fabricdriver "rerack.dev/rerack/fabric/driver"
 	"rerack.dev/rerack/fabric/ovs"
+	"rerack.dev/rerack/internal/pki"
 	"rerack.dev/rerack/orchestrator/secrets"
 	"rerack.dev/rerack/orchestrator/topology"
 	san "rerack.dev/rerack/sanzoning/driver"
+	"rerack.dev/rerack/sanzoning/masking"
+	"rerack.dev/rerack/sanzoning/ontap"
+	"rerack.dev/rerack/sanzoning/tgt"
 	"rerack.dev/rerack/workflows/gateway"
 )
 
@@ -48,6 +53,33 @@ func drivers(creds *secrets.File, deviceCA string, log *slog.Logger) (gateway.Co
 			},
 		},
 		Fabrics: map[string]func(topology.Fabric) (san.Fabric, error){},
-		Arrays:  map[string]func(topology.Array) (san.Array, error){},
+		Arrays: map[string]func(topology.Array) (san.Array, error){
+			"tgt": func(a topology.Array) (san.Array, error) {
+				d, err := tgt.New(tgt.Config{Socket: strings.TrimPrefix(a.Spec.Address, "unix:")})
+				if err != nil {
+					return nil, err
+				}
+				return masking.New(d, masking.Config{Array: a.Meta.Name, Logger: log})
+			},
+			"ontap": func(a topology.Array) (san.Array, error) {
+				trust, err := pki.Trust(deviceCA, a.Spec.Fingerprint)
+				if err != nil {
+					return nil, err
+				}
+				d, err := ontap.New(ontap.Config{Name: a.Meta.Name, URL: a.Spec.Address, TLS: trust, Login: login(creds, a.Spec.Credentials), Logger: log})
+				if err != nil {
+					return nil, err
+				}
+				return masking.New(d, masking.Config{Array: a.Meta.Name, Logger: log})
+			},
+		},
 	}, nil
+}
+
+// login resolves a secret each time a device asks for it.
+func login(creds *secrets.File, ref string) func(context.Context) (user, password string, err error) {
+	return func(ctx context.Context) (string, string, error) {
+		c, err := creds.Resolve(ctx, ref)
+		return c.User, c.Password.Reveal(), err
+	}
 }

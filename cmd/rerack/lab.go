@@ -97,11 +97,12 @@ func labRun(f *labFlags) *cobra.Command {
 				return &fault.Error{Kind: fault.Invalid, What: "--tftp-server", Err: err}
 			}
 			log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
-			l, err := lab.Start(c.Context(), lab.Config{Topology: t, Dir: f.dir, FreePorts: true, BootServer: dhcp, TFTPServer: tftp, Post: f.post, Logger: log})
+			l, err := lab.Start(c.Context(), lab.Config{Topology: t, Dir: f.dir, FreePorts: true, BootServer: dhcp, Post: f.post, Logger: log})
 			if err != nil {
 				return err
 			}
 			defer l.Close()
+			l.SetTFTPServer(tftp)
 			return l.ServeControl(c.Context(), filepath.Join(f.dir, "lab.sock"))
 		}}
 	c.Flags().StringVar(&f.dhcp, "dhcp-server", lab.DefaultBootServer, "where relays send DHCP")

@@ -70,7 +70,7 @@ func imageCommand(g *global) *cobra.Command {
 	var want string
 	imp := &cobra.Command{Use: "import FILE", Short: "Take a kernel, initrd or disk image into the store; prints its digest", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			store, err := images.Open(images.Config{Dir: filepath.Join(g.dataDir, "images")})
+			store, err := images.Open(filepath.Join(g.dataDir, "images"), images.Options{})
 			if err != nil {
 				return err
 			}

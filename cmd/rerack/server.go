@@ -40,7 +40,7 @@ import (
 )
 
 // controlPlane is the common name by which agents of hosts know their only caller.
-const controlPlane = "rerack-control-plane"
+const controlPlane = "rerack"
 
 // serverConfig is everything the server is told.
 type serverConfig struct {
@@ -48,7 +48,7 @@ type serverConfig struct {
 	listen                              string
 	secretsFile, imagesDir, loadersDir  string
 	deviceCA                            string
-	dhcp, relays                        []string
+	dhcp, relays, agentHosts            []string
 	dhcpRelay                           string
 	tftp, bootHTTP, bootURL             string
 	logLevel                            string
@@ -84,6 +84,7 @@ workflow engine, keys and images. It listens on loopback and serves no DHCP unti
 	f.StringVar(&cfg.tftp, "tftp", "", "address:port of TFTP; empty: none")
 	f.StringVar(&cfg.bootHTTP, "boot-http", "127.0.0.1:7080", "address:port of network boot over HTTP")
 	f.StringVar(&cfg.bootURL, "boot-url", "", "how machines reach it (default http://<boot-http>)")
+	f.StringSliceVar(&cfg.agentHosts, "agent-hosts", nil, "networks where agents of hosts may listen besides the host's own address")
 	f.StringVar(&cfg.logLevel, "log-level", "info", "debug, info, warn or error")
 	return c
 }
@@ -124,7 +125,7 @@ func serve(ctx context.Context, cfg serverConfig, log *slog.Logger) error {
 		return err
 	}
 	defer stopEngine()
-	wf, err := workflows.Connect(ctx, address, cfg.namespace, slog.New(slog.DiscardHandler))
+	wf, err := workflows.Connect(ctx, address, cfg.namespace, log)
 	if err != nil {
 		return err
 	}
@@ -270,6 +271,9 @@ func openBootPlane(ctx context.Context, cfg serverConfig, st store.Store, wf *wo
 		HTTPPerSource: 4096, TFTPPerSource: 1024, OnRogue: func(r dhcp.Rogue) {
 			log.Error("foreign DHCP server on a boot link", "server", r.Server, "listener", r.Listener, "seen", r.Evidence)
 		}}
+	if c.AgentHosts, err = prefixes("--agent-hosts", cfg.agentHosts); err != nil {
+		return nil, nil, err
+	}
 	if c.DHCP, err = dhcpListeners(ctx, cfg); err != nil {
 		return nil, nil, err
 	}
@@ -307,14 +311,22 @@ func importLoaders(ctx context.Context, dir string, files *images.Store, log *sl
 	return out, nil
 }
 
-func dhcpListeners(ctx context.Context, cfg serverConfig) ([]dhcp.Listener, error) {
-	var relays []netip.Prefix
-	for _, r := range cfg.relays {
-		p, err := netip.ParsePrefix(r)
+func prefixes(flag string, in []string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, s := range in {
+		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return nil, &fault.Error{Kind: fault.Invalid, What: "--dhcp-relay-from " + r, Err: err}
+			return nil, &fault.Error{Kind: fault.Invalid, What: flag + " " + s, Err: err, Next: "write address/prefix-length"}
 		}
-		relays = append(relays, p)
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func dhcpListeners(ctx context.Context, cfg serverConfig) ([]dhcp.Listener, error) {
+	relays, err := prefixes("--dhcp-relay-from", cfg.relays)
+	if err != nil {
+		return nil, err
 	}
 	var out []dhcp.Listener
 	if cfg.dhcpRelay != "" {

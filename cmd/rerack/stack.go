@@ -157,7 +157,7 @@ func (s *stack) up(ctx context.Context, labArgs []string) error {
 func (s *stack) startServer(ctx context.Context) error {
 	err := s.start("server", "server", "--data-dir", s.path("data"), "--listen", s.ports.api, "--boot-http", s.ports.bootHTTP,
 		"--tftp", s.ports.tftp, "--dhcp-relay-listen", s.ports.dhcp, "--dhcp-relay-from", lab.RelayPrefix.String(),
-		"--secrets", s.path("secrets.json"), "--images", s.path("images"), "--loaders", s.path("loaders"), "--device-ca", s.path("ca.pem"))
+		"--secrets", s.path("secrets.json"), "--images", s.path("images"), "--loaders", s.path("loaders"), "--agent-hosts", "127.0.0.0/8", "--device-ca", s.path("ca.pem"))
 	if err != nil {
 		return err
 	}

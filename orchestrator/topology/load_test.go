@@ -67,9 +67,11 @@ func TestLoadRefuses(t *testing.T) {
 		"utf-16":           {"\xff\xfek\x00", "f0.yaml:1:1: the text is not UTF-8 (save the file as UTF-8)"},
 		"nul":              {"kind: a\x00b", "f0.yaml:1:8: the control character U+0000 (remove it)"},
 		"bidi override":    {"# \u202e\n", "f0.yaml:1:3: the control character U+202E (remove it)"},
+		"long run":         {strings.Repeat("<", 1000), "f0.yaml:1:513: more than 512 times '<' in a row"},
+		"no value":         {"!!!", ""},
 		"lone return":      {"a: b\rc: d", "f0.yaml:1:5: the control character U+000D (remove it)"},
 		"tab":              {"a:\n\tb: c", "f0.yaml:2:1: a tab in the indentation (use spaces)"},
-		"too large":        {strings.Repeat("#", topology.MaxFileBytes+1), "f0.yaml: the file has 4194305 bytes, more than 4194304 (split it into several files)"},
+		"too large":        {strings.Repeat("#\n", topology.MaxFileBytes/2+1), "f0.yaml: the file has 4194306 bytes, more than 4194304 (split it into several files)"},
 		"deep flow":        {deepFlow, "f0.yaml:1:129: nested deeper than 32"},
 		"deep list":        {strings.Repeat("- ", 100_000), "f0.yaml:1:65: nested deeper than 32"},
 		"billion laughs":   {"a: &a [x]\nb: &b [*a, *a]\n", "f0.yaml:1:4: anchors, aliases and merge keys are refused (write the value out)"},
@@ -115,12 +117,31 @@ func TestLoadLimits(t *testing.T) {
 		t.Errorf("the limit of documents is not held: %v", err)
 	}
 	var fields strings.Builder
-	for i := range 50_000 {
+	for i := range 3000 {
 		fmt.Fprintf(&fields, "field%d: 1\n", i)
 	}
 	_, err = loadText(fields.String())
 	if !errors.As(err, &all) || len(all) > 1000 || !strings.Contains(err.Error(), "too many errors") {
 		t.Errorf("%d errors for many fields", len(all))
+	}
+}
+
+// TestLoadHostile checks that a file of the largest size and the worst form costs seconds at most.
+func TestLoadHostile(t *testing.T) {
+	ruled := func(unit string) string { return strings.Repeat(unit, 100) + "\n" } // shorter than what is refused outright
+	for _, unit := range []string{"a: b\n", "a:\n", "- a\n", "[a, ", "{a: b}, ", "'", "\"\\", "|\n", "a: |\n b\n", "a: >\n\n", "a ", "a\n ", "- - ", "-\n", "? ",
+		"!\n", "&\n", "*\n", "%\n", "@\n", "'a' ", "a: 'b\n", "--- a\n", "a: b #c\n", "a: \"b\\\n", "\r\n", "a: [\n", ": ", "\t#\n",
+		ruled("<"), "a" + ruled("<"), ruled("<< "), ruled("-"), ruled("."), ruled(" "), ruled("\t"), ruled("\""), ruled("["), ruled("!")} {
+		start := time.Now()
+		_, err := loadText(strings.Repeat(unit, topology.MaxFileBytes/len(unit)))
+		if err == nil && strings.Trim(unit, "# \t\r\n") != "" {
+			t.Errorf("4 MiB of %.10q load", unit)
+		}
+		took := time.Since(start)
+		t.Logf("%.10q: %v", unit, took)
+		if took > 60*time.Second {
+			t.Errorf("4 MiB of %.10q took %v", unit, took)
+		}
 	}
 }
 

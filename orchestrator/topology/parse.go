@@ -18,6 +18,8 @@ const (
 	MaxFileBytes = 4 << 20 // of one file
 	MaxDepth     = 32      // of nested maps and lists
 	MaxDocuments = 20_000  // of one file
+	maxTokens    = 10_000  // of one document; the parser's time grows with their square
+	maxRun       = 512     // of one character in a row; the lexer's time grows with its square
 	maxErrors    = 200     // reported of one file
 )
 
@@ -87,26 +89,34 @@ func cleanText(f File, report func(Error)) (string, bool) {
 	}
 	text := strings.TrimPrefix(string(f.Data), "\ufeff")
 	text = strings.ReplaceAll(text, "\r\n", "\n")
-	line, col := 1, 0
-	indent := true
+	line, col, run := 1, 0, 0
+	var before rune
+	indent, tab := true, 0 // tab: column of the first tab of the indentation
 	for i, r := range text {
 		col++
+		if run++; r != before || r == '\n' {
+			before, run = r, 1
+		}
 		switch {
 		case r == '\n':
-			line, col, indent = line+1, 0, true
-		case r == '\t':
-			rest, _, _ := strings.Cut(text[i:], "\n")
-			if rest = strings.TrimSpace(rest); indent && rest != "" && rest[0] != '#' {
-				return fail(line, col, "a tab in the indentation", "use spaces")
-			}
+			line, col, indent, tab = line+1, 0, true, 0
+			continue
 		case r == utf8.RuneError:
 			if _, size := utf8.DecodeRuneInString(text[i:]); size == 1 {
 				return fail(line, col, "the text is not UTF-8", "save the file as UTF-8")
 			}
 		case control(r):
 			return fail(line, col, fmt.Sprintf("the control character U+%04X", r), "remove it")
-		case r != ' ':
-			indent = false
+		case run > maxRun:
+			return fail(line, col, fmt.Sprintf("more than %d times %q in a row", maxRun, r), "")
+		}
+		switch {
+		case indent && r == '\t' && tab == 0:
+			tab = col
+		case indent && r != ' ' && r != '\t':
+			if indent = false; tab > 0 && r != '#' {
+				return fail(line, tab, "a tab in the indentation", "use spaces")
+			}
 		}
 	}
 	return text, true
@@ -135,6 +145,11 @@ func parseDocument(file, text string, above int, report func(Error)) (root *node
 		}
 	}()
 	tokens := lexer.Tokenize(text)
+	if len(tokens) > maxTokens {
+		t := tokens[maxTokens]
+		fail(t.Position.Line, t.Position.Column, fmt.Sprintf("the document has more than %d words and marks", maxTokens), "one document is one object: put --- between objects")
+		return nil
+	}
 	if !allowed(tokens, fail) {
 		return nil
 	}
@@ -158,6 +173,9 @@ func parseDocument(file, text string, above int, report func(Error)) (root *node
 	}
 	if !c.ok {
 		return nil
+	}
+	if root == nil {
+		fail(1, 1, "not YAML: there is text but no value", "")
 	}
 	return root
 }
