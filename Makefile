@@ -1,0 +1,44 @@
+# The two that matter: `make demo` shows the product, `make test` tests it.
+GO      ?= go
+PURE    := CGO_ENABLED=0
+# The embedded workflow engine is compiled once, without the race detector: with it the build alone takes
+# as long as all other tests together, and none of its code is ours.
+ENGINE  := ./workflows/engine ./cmd/rerack
+RACED   = $(shell $(GO) list ./... | grep -v -e /workflows/engine -e /cmd/rerack -e /test/e2e)
+FUZZ    ?= 10s
+
+.PHONY: build demo test e2e lint fuzz bench peers clean
+
+build:
+	$(PURE) $(GO) build -trimpath -o bin/rerack ./cmd/rerack
+
+demo: build
+	./bin/rerack demo
+
+# Installs the third-party servers that tests run against, where it may, and then tests everything with
+# the race detector.
+test: peers
+	$(PURE) $(GO) vet ./...
+	$(GO) test -race $(RACED)
+	$(PURE) $(GO) test $(ENGINE)
+
+peers:
+	./.ci/peers
+
+e2e: build
+	RERACK_BIN=$(CURDIR)/bin/rerack $(PURE) $(GO) test -count=1 -timeout 30m ./test/e2e/...
+
+lint:
+	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
+	$(PURE) $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.7.0 ./...
+	$(PURE) $(GO) run go.temporal.io/sdk/contrib/tools/workflowcheck@v0.4.0 ./workflows
+
+# Runs every fuzz target for FUZZ each, from its seed corpus.
+fuzz:
+	./.ci/fuzz $(FUZZ)
+
+bench:
+	$(PURE) $(GO) test -run '^$$' -bench . -benchtime 1s $(RACED)
+
+clean:
+	rm -rf bin
