@@ -145,12 +145,12 @@ func parseDocument(file, text string, above int, report func(Error)) (root *node
 		}
 	}()
 	tokens := lexer.Tokenize(text)
+	if !allowed(tokens, fail) {
+		return nil
+	}
 	if len(tokens) > maxTokens {
 		t := tokens[maxTokens]
 		fail(t.Position.Line, t.Position.Column, fmt.Sprintf("the document has more than %d words and marks", maxTokens), "one document is one object: put --- between objects")
-		return nil
-	}
-	if !allowed(tokens, fail) {
 		return nil
 	}
 	parsed, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
