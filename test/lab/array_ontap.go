@@ -33,7 +33,7 @@ func (l *Lab) startOntap(ctx context.Context, name string, spec *topology.ArrayS
 	if err != nil {
 		return nil, err
 	}
-	id, err := l.certificate(ln)
+	id, err := l.certificate(ln.Addr().String())
 	if err != nil {
 		return nil, err
 	}

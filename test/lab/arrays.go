@@ -78,9 +78,9 @@ func (l *Lab) arrayFault(name, what string, s setting) error {
 	return fault.Newf(fault.NotFound, "no array %q", name)
 }
 
-// certificate signs one for a listener's address and returns its fingerprint.
-func (l *Lab) certificate(ln net.Listener) (c tlsIdentity, err error) {
-	host, _, err := net.SplitHostPort(ln.Addr().String())
+// certificate signs one for a listener's host:port and tells its fingerprint.
+func (l *Lab) certificate(address string) (c tlsIdentity, err error) {
+	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return c, err
 	}

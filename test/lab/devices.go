@@ -1,13 +1,11 @@
 package lab
 
-import (
-	"context"
-	"crypto/tls"
-)
+import "crypto/tls"
 
 // devices are the simulated devices by name.
 type devices struct {
 	switches map[string]*netSwitch
+	fabrics  map[string]*fcFabric
 	arrays   map[string]arraySim
 }
 
@@ -17,25 +15,15 @@ type tlsIdentity struct {
 	fingerprint string
 }
 
-func (l *Lab) startFabrics(context.Context) error             { return nil }
-func (l *Lab) followFabric(string)                            {}
-func (l *Lab) fabricFault(name, what string, s setting) error { return nil }
-
 // countDevices reads the counters of every device.
 func (l *Lab) countDevices(out Counters) {
 	for name, s := range l.switches {
 		out["switch/"+name] = s.counters()
 	}
+	for name, f := range l.fabrics {
+		out["fabric/"+name] = f.counters()
+	}
 	for name, a := range l.arrays {
 		out["array/"+name] = a.counters()
 	}
-}
-
-func (l *Lab) plant(context.Context) error {
-	for _, f := range l.topo.Names("Fabric") {
-		if err := l.world.SetZones(f, l.zonesOf(f)); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -92,7 +92,7 @@ func (l *Lab) start(ctx context.Context) (err error) {
 			log: l.log.With("machine", name), disk: l.plan.installs[name]}
 	}
 	for _, f := range []func(context.Context) error{l.startSwitches, l.startFabrics, l.startArrays,
-		func(context.Context) error { return l.startBMCs() }, l.startProxy, l.plant} {
+		func(context.Context) error { return l.startBMCs() }, l.startProxy} {
 		if err := f(ctx); err != nil {
 			return err
 		}

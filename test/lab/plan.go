@@ -126,13 +126,10 @@ func (l *Lab) diskOf(volume string) (disk, bool) {
 	return disk{Volume: volume, Target: string(a.Targets[0].WWPN), LUN: v.LUN}, true
 }
 
-// foreignVLAN and foreignName mark what the lab plants and nobody may touch.
-const (
-	foreignVLAN = 4001
-	foreignName = "foreign-tape"
-)
+// foreignVLAN is that of somebody else's ports, which nobody may touch.
+const foreignVLAN = 4001
 
-// wantedPorts is what the ports of a workload's home are set to: its first network untagged, the
+// wantedPort is what the ports of a workload's home are set to: its first network untagged, the
 // others tagged.
 func wantedPort(t *topology.Topology, workload string) world.Port {
 	p := world.Port{Epoch: firstEpoch}

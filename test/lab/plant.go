@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"rerack.dev/rerack/orchestrator/topology"
-	"rerack.dev/rerack/test/world"
 )
 
 // homesOf lists the machines that are home to a workload with this volume: who reaches it before
@@ -38,33 +37,6 @@ func (l *Lab) initiatorsOf(volume string) []string {
 		for _, h := range spec.HBAs {
 			out = append(out, string(h.WWPN))
 		}
-	}
-	return out
-}
-
-// zonesOf are the zones of a fabric that join the homes of each volume with its array's targets.
-func (l *Lab) zonesOf(fabric string) []world.Zone {
-	var out []world.Zone
-	for _, name := range l.topo.Names(topology.KindVolume) {
-		v := l.topo.Volumes[name].Spec
-		homes := l.homesOf(name)
-		if v.Protocol != topology.FC || len(homes) == 0 {
-			continue
-		}
-		z := world.Zone{Name: "vol-" + name, Epoch: firstEpoch}
-		for _, m := range homes {
-			for _, h := range l.topo.Machines[m].Spec.HBAs {
-				if h.Fabric == fabric {
-					z.Members = append(z.Members, string(h.WWPN))
-				}
-			}
-		}
-		for _, t := range l.topo.Arrays[v.Array].Spec.Targets {
-			if t.Fabric == fabric {
-				z.Members = append(z.Members, string(t.WWPN))
-			}
-		}
-		out = append(out, z)
 	}
 	return out
 }
