@@ -8,16 +8,12 @@ package ontap
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/url"
-	"regexp"
 	"slices"
 	"sort"
-	"strconv"
 	"strings"
 
 	"rerack.dev/rerack/internal/fault"
@@ -58,7 +54,7 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-// Array is one ONTAP system. It is called by one goroutine at a time.
+// Array is one ONTAP system. Reads may run beside each other and beside one Apply.
 type Array struct {
 	cfg Config
 	rest
@@ -171,6 +167,18 @@ func (v view) mask(volume string) driver.Mask {
 	return m
 }
 
+// mapped lists the LUNs that an igroup reaches.
+func (v view) mapped(group string) []string {
+	var out []string
+	for l, names := range v.maps {
+		if slices.Contains(names, group) {
+			out = append(out, l)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Apply implements driver.Array. All refusals come before the first change; everybody who loses a
 // volume has lost it, on all volumes, before anybody gains one.
 func (a *Array) Apply(ctx context.Context, c driver.MaskChange) (driver.MaskResult, error) {
@@ -195,6 +203,11 @@ func (a *Array) Apply(ctx context.Context, c driver.MaskChange) (driver.MaskResu
 			return res, err
 		}
 	}
+	if len(changes) > 0 {
+		if v, err = a.revoked(ctx, changes); err != nil {
+			return res, err
+		}
+	}
 	for _, m := range changes {
 		if err := a.grant(ctx, v, m); err != nil {
 			return res, err
@@ -214,8 +227,33 @@ func (a *Array) Apply(ctx context.Context, c driver.MaskChange) (driver.MaskResu
 	return res, nil
 }
 
-// refuse says what forbids a change: an unknown LUN, a newer epoch, or a map that is not ours, which
-// would leave a way in that we do not control (hazard H27).
+// revoked reads back that nobody is left who loses a volume, before anybody gains one: an array that
+// acknowledged a removal and did not make it must not get a second holder. A newer epoch that came in
+// since the marks were written stops the change here.
+func (a *Array) revoked(ctx context.Context, changes []driver.Mask) (view, error) {
+	v, err := a.read(ctx)
+	if err != nil {
+		return v, err
+	}
+	for _, m := range changes {
+		if err := a.refuse(v, m); err != nil {
+			return v, err
+		}
+		g := v.groups[GroupName(m.Volume)]
+		for _, i := range g.Initiators {
+			if !slices.Contains(m.Initiators, strings.ToLower(i.Name)) {
+				return v, a.fail(fault.Unverified, m.Volume, i.Name+" is still in igroup "+g.Name, "the volume is not fenced: power off the old holder, or unmap the LUN by hand")
+			}
+		}
+		if now := epochOf(g.Comment); now != m.Epoch {
+			return v, a.fail(fault.Unverified, m.Volume, fmt.Sprintf("reads back epoch %d, not %d", now, m.Epoch), "another administrator may be at work")
+		}
+	}
+	return v, nil
+}
+
+// refuse says what forbids a change: an unknown LUN, a newer epoch, or a map or a group that is not
+// ours, which would leave a way in that we do not control (hazard H27).
 func (a *Array) refuse(v view, m driver.Mask) error {
 	if _, ok := v.luns[m.Volume]; !ok {
 		return a.fail(fault.NotFound, m.Volume, "the array has no such LUN", "check arrayRef of the volume")
@@ -225,7 +263,15 @@ func (a *Array) refuse(v view, m driver.Mask) error {
 			return a.fail(fault.Unsafe, m.Volume, "it is mapped to igroup "+g+" too, which is not ours", "unmap it there, or give the volume to nobody")
 		}
 	}
-	if now := epochOf(v.groups[GroupName(m.Volume)].Comment); now > m.Epoch {
+	own, exists := v.groups[GroupName(m.Volume)]
+	now := epochOf(own.Comment)
+	switch {
+	case exists && (now == 0 || own.Protocol != "fcp"):
+		return a.fail(fault.Unsafe, m.Volume, fmt.Sprintf("igroup %s of protocol %q with comment %.60q is not one that we made", own.Name, own.Protocol, own.Comment), "rename or remove it there")
+	case exists && slices.ContainsFunc(v.mapped(own.Name), func(l string) bool { return l != m.Volume }):
+		return a.fail(fault.Unsafe, m.Volume, fmt.Sprintf("igroup %s is mapped to %v", own.Name, v.mapped(own.Name)), "unmap the other LUNs there")
+	}
+	if now > m.Epoch {
 		return a.fail(fault.Stale, m.Volume, fmt.Sprintf("the array has seen epoch %d, this is %d", now, m.Epoch), "a newer run has taken over")
 	}
 	return nil
@@ -260,22 +306,19 @@ func (a *Array) revoke(ctx context.Context, v view, m driver.Mask, owner string)
 
 func (a *Array) grant(ctx context.Context, v view, m driver.Mask) error {
 	name := GroupName(m.Volume)
-	groups, err := list[igroup](ctx, a.rest, "/api/protocols/san/igroups?fields=name,initiators.name&name="+url.QueryEscape(name))
-	if err != nil {
-		return err
-	}
-	if len(groups) != 1 {
+	g, exists := v.groups[name]
+	if !exists {
 		return a.fail(fault.Conflict, m.Volume, "igroup "+name+" vanished meanwhile", "try again")
 	}
 	var missing []named
 	for _, w := range m.Initiators {
-		if !slices.ContainsFunc(groups[0].Initiators, func(i named) bool { return strings.EqualFold(i.Name, w) }) {
+		if !slices.ContainsFunc(g.Initiators, func(i named) bool { return strings.EqualFold(i.Name, w) }) {
 			missing = append(missing, named{w})
 		}
 	}
 	if len(missing) > 0 {
 		body := map[string][]named{"records": missing}
-		if err := a.send(ctx, "POST", "/api/protocols/san/igroups/"+url.PathEscape(groups[0].UUID)+"/initiators", body); err != nil {
+		if err := a.send(ctx, "POST", "/api/protocols/san/igroups/"+url.PathEscape(g.UUID)+"/initiators", body); err != nil {
 			return err
 		}
 	}
@@ -317,45 +360,4 @@ func (a *Array) Sessions(ctx context.Context) ([]driver.Session, error) {
 
 func (a *Array) fail(k fault.Kind, volume, evidence, next string) error {
 	return &fault.Error{Kind: k, Where: "array " + a.cfg.Name + ", LUN " + volume, What: "mask", Evidence: evidence, Next: next}
-}
-
-var notPlain = regexp.MustCompile(`[^A-Za-z0-9_.-]+`)
-
-func safe(s string) string { return notPlain.ReplaceAllString(s, "_") }
-
-// GroupName is our igroup's name for a LUN: igroup names have at most 96 characters of a small set, so
-// the LUN's path is kept readable and made unique by its hash.
-func GroupName(volume string) string {
-	h := sha256.Sum256([]byte(volume))
-	plain := strings.Trim(safe(volume), "_")
-	if len(plain) > 60 {
-		plain = plain[len(plain)-60:]
-	}
-	return "rr_" + plain + "_" + hex.EncodeToString(h[:4])
-}
-
-// Comment is what our igroup's comment says.
-func Comment(epoch uint64, owner string) string {
-	return fmt.Sprintf("rerack epoch=%d owner=%s", epoch, safe(owner))
-}
-
-var epochForm = regexp.MustCompile(`^rerack epoch=([0-9]{1,20}) `)
-
-func epochOf(comment string) uint64 {
-	m := epochForm.FindStringSubmatch(comment)
-	if m == nil {
-		return 0
-	}
-	n, err := strconv.ParseUint(m[1], 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
-func sameMembers(a, b []string) bool {
-	x, y := slices.Clone(a), slices.Clone(b)
-	slices.Sort(x)
-	slices.Sort(y)
-	return slices.Equal(slices.Compact(x), slices.Compact(y))
 }
