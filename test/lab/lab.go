@@ -86,6 +86,9 @@ func (l *Lab) start(ctx context.Context) (err error) {
 	if err := l.makeImages(ctx); err != nil {
 		return err
 	}
+	if err := l.makeLoaders(); err != nil {
+		return err
+	}
 	l.plan, l.relays = planOf(l.topo), relayAddresses(l.topo)
 	for _, name := range l.topo.Names(topology.KindMachine) {
 		l.machines[name] = &machine{lab: l, name: name, spec: l.topo.Machines[name].Spec, identity: identityOf(name, l.topo),

@@ -96,7 +96,17 @@ func serveBoot(t testing.TB, l *lab.Lab, dir string) *plane {
 	must(t, err)
 	udp, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	must(t, err)
-	s, err := bootserver.New(bootserver.Config{Table: p.table, Images: store, BaseURL: "http://" + web.Addr().String(),
+	tftp, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	must(t, err)
+	loaders := map[string]pxe.Digest{}
+	for _, name := range []string{"undionly.kpxe", "snponly.efi", "snponly-arm64.efi"} {
+		f, err := os.Open(filepath.Join(dir, "loaders", name))
+		must(t, err)
+		loaders[name], err = store.Import(t.Context(), name, f, "")
+		must(t, err)
+		must(t, f.Close())
+	}
+	s, err := bootserver.New(bootserver.Config{Table: p.table, Images: store, Loaders: loaders, TFTPConn: tftp, BaseURL: "http://" + web.Addr().String(),
 		Sink: p.ledger, Joiner: p, HTTPListener: web, AgentHosts: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		DHCP: []dhcp.Listener{{Name: "lab", Conn: udp, ServerID: netip.MustParseAddr("127.0.0.1"), Relays: []netip.Prefix{lab.RelayPrefix}}}})
 	must(t, err)
@@ -108,6 +118,7 @@ func serveBoot(t testing.TB, l *lab.Lab, dir string) *plane {
 		must(t, <-done)
 		must(t, store.Close())
 	})
+	l.SetTFTPServer(netip.MustParseAddrPort(tftp.LocalAddr().String()))
 	l.SetBootServer(netip.MustParseAddrPort(udp.LocalAddr().String()))
 	return p
 }
