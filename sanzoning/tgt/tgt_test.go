@@ -127,9 +127,6 @@ func (c *afterUnbind) Read(b []byte) (int, error) {
 }
 
 func TestFaults(t *testing.T) {
-	short := func(r *simRig) tgt.Config {
-		return tgt.Config{Socket: r.Socket(), CallTimeout: 100 * time.Millisecond, DrainTimeout: 100 * time.Millisecond}
-	}
 	for name, c := range map[string]struct {
 		fault func(*tgtsim.Faults)
 		kind  fault.Kind
@@ -143,8 +140,12 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newSimRig(t)
-			a := openDriver(t, short(r))
-			if _, err := a.Apply(t.Context(), set(1, hostA)); err != nil {
+			patient := openDriver(t, tgt.Config{Socket: r.Socket()})
+			hasty := tgt.Config{Socket: r.Socket(), DrainTimeout: 50 * time.Millisecond}
+			if c.kind == fault.Timeout {
+				hasty.CallTimeout = 50 * time.Millisecond
+			}
+			if _, err := patient.Apply(t.Context(), set(1, hostA)); err != nil {
 				t.Fatal(err)
 			}
 			s, ok := logIn(t, r.Portal(), hostA, vol1)
@@ -153,14 +154,14 @@ func TestFaults(t *testing.T) {
 			}
 			defer s.Close()
 			r.SetFaults(c.fault)
-			if _, err := a.Apply(t.Context(), set(2, hostB)); !fault.Is(err, c.kind) {
+			if _, err := openDriver(t, hasty).Apply(t.Context(), set(2, hostB)); !fault.Is(err, c.kind) {
 				t.Fatalf("got %v, want kind %v", err, c.kind)
 			}
 			if got := r.Holders(vol1); slices.Contains(got, hostB) && slices.Contains(got, hostA) {
 				t.Fatalf("two holders: %v", got)
 			}
 			r.SetFaults(func(f *tgtsim.Faults) { *f = tgtsim.Faults{} })
-			if _, err := a.Apply(t.Context(), set(2, hostB)); err != nil {
+			if _, err := patient.Apply(t.Context(), set(2, hostB)); err != nil {
 				t.Fatalf("healed: %v", err)
 			}
 			if got := r.Holders(vol1); !slices.Equal(got, []string{hostB}) {
