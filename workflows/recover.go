@@ -290,7 +290,8 @@ func (r *recovery) approve(ctx workflow.Context) error {
 
 func sortedKeys[V any](m map[string]V) []string {
 	out := make([]string, 0, len(m))
-	for k := range m { //workflowcheck:ignore sorted below
+	//workflowcheck:ignore
+	for k := range m { // sorted below
 		out = append(out, k)
 	}
 	sort.Strings(out)

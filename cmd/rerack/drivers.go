@@ -15,10 +15,12 @@ import (
 	"rerack.dev/rerack/internal/pki"
 	"rerack.dev/rerack/orchestrator/secrets"
 	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/sanzoning/brocade"
 	san "rerack.dev/rerack/sanzoning/driver"
 	"rerack.dev/rerack/sanzoning/masking"
 	"rerack.dev/rerack/sanzoning/ontap"
 	"rerack.dev/rerack/sanzoning/tgt"
+	"rerack.dev/rerack/sanzoning/zoning"
 	"rerack.dev/rerack/workflows/gateway"
 )
 
@@ -52,7 +54,19 @@ func drivers(creds *secrets.File, deviceCA string, log *slog.Logger) (gateway.Co
 				return fabric.New(d, fabric.Config{Name: s.Meta.Name, Protected: s.Spec.Protected, CallTimeout: deviceTimeout, Logger: log})
 			},
 		},
-		Fabrics: map[string]func(topology.Fabric) (san.Fabric, error){},
+		Fabrics: map[string]func(topology.Fabric) (san.Fabric, error){
+			"brocade": func(f topology.Fabric) (san.Fabric, error) {
+				trust, err := pki.Trust(deviceCA, f.Spec.Fingerprint)
+				if err != nil {
+					return nil, err
+				}
+				d, err := brocade.New(brocade.Config{URL: f.Spec.Address, VirtualFabric: f.Spec.VirtualID, TLS: trust, Login: login(creds, f.Spec.Credentials), Logger: log})
+				if err != nil {
+					return nil, err
+				}
+				return zoning.New(d, zoning.Config{Name: f.Meta.Name, Logger: log})
+			},
+		},
 		Arrays: map[string]func(topology.Array) (san.Array, error){
 			"tgt": func(a topology.Array) (san.Array, error) {
 				d, err := tgt.New(tgt.Config{Socket: strings.TrimPrefix(a.Spec.Address, "unix:")})

@@ -70,7 +70,7 @@ func (f *labFlags) source(paths []string) (*topology.Topology, error) {
 	case f.machines > 0 && len(paths) > 0:
 		return nil, &fault.Error{Kind: fault.Invalid, What: "--machines and topology files exclude each other"}
 	case f.machines > 0:
-		return gen.Topology(f.machines)
+		return gen.Topology(gen.Config{Machines: f.machines})
 	case len(paths) == 0:
 		return topology.LoadFS(examples.Story, f.example)
 	}

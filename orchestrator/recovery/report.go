@@ -6,6 +6,7 @@ import (
 
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/policies"
 )
 
 // Report is a run as figures.
@@ -15,7 +16,7 @@ type Report struct {
 	BareMetal int           `json:"bareMetal"`
 	VMs       int           `json:"vms"`
 	Hosts     int           `json:"hosts"`
-	Detection time.Duration `json:"detectionNs" doc:"Request to verdict"`
+	Detection time.Duration `json:"detectionNs" doc:"First sign of the failure, or the request if that came first, to the verdict"`
 	Total     time.Duration `json:"totalNs" doc:"Verdict to end"`
 	Hardware  time.Duration `json:"hardwareNs" doc:"Longest chain of firmware time: power-on to the first DHCP packet, host before VM, dependency before dependant"`
 	Own       time.Duration `json:"ownNs" doc:"Total less Hardware: what the software took"`
@@ -47,7 +48,7 @@ func Summarize(t *topology.Topology, r state.Run, results []state.Result) Report
 	}
 	for _, p := range r.Phases {
 		if p.Name == "verdict" && !p.End.IsZero() {
-			out.Detection = p.End.Sub(r.Requested)
+			out.Detection = p.End.Sub(firstSign(r))
 			if !r.Ended.IsZero() {
 				out.Total = r.Ended.Sub(p.End)
 			}
@@ -78,6 +79,21 @@ func Summarize(t *topology.Topology, r state.Run, results []state.Result) Report
 	}
 	out.Own = max(out.Total-out.Hardware, 0)
 	return out
+}
+
+// firstSign is since when a BMC or a link of the verdict's evidence has been down, or the request if
+// that came first.
+func firstSign(r state.Run) time.Time {
+	first := r.Requested
+	if r.Verdict == nil || r.Verdict.State != policies.VerdictBurned {
+		return first
+	}
+	for _, e := range r.Verdict.Used {
+		if e.Sign == policies.SignDown && (e.Kind == policies.EvidenceLink || e.Kind == policies.EvidenceBMC) && e.Since.Before(first) {
+			first = e.Since
+		}
+	}
+	return first
 }
 
 func firmwareTime(r state.Result) time.Duration {
