@@ -96,6 +96,10 @@ func (f *Fabric) Apply(ctx context.Context, c driver.ZoneChange) (driver.ZoneRes
 		return driver.ZoneResult{}, err
 	}
 	defer s.logout(ctx)
+	return s.apply(ctx, c)
+}
+
+func (s *session) apply(ctx context.Context, c driver.ZoneChange) (driver.ZoneResult, error) {
 	if err := s.clearTheWay(ctx); err != nil {
 		return driver.ZoneResult{}, err
 	}
@@ -110,10 +114,10 @@ func (f *Fabric) Apply(ctx context.Context, c driver.ZoneChange) (driver.ZoneRes
 	if len(e.changed) > 0 {
 		switch {
 		case before.cfg == "":
-			return driver.ZoneResult{}, &fault.Error{Kind: fault.Unsafe, What: "set zones", Where: f.cfg.URL, Evidence: "no zone configuration is in force",
+			return driver.ZoneResult{}, &fault.Error{Kind: fault.Unsafe, What: "set zones", Where: s.cfg.URL, Evidence: "no zone configuration is in force",
 				Next: "enable one that covers every device (cfgenable), then repeat"}
 		case before.token != 0:
-			return driver.ZoneResult{}, &fault.Error{Kind: fault.Busy, What: "set zones", Where: f.cfg.URL,
+			return driver.ZoneResult{}, &fault.Error{Kind: fault.Busy, What: "set zones", Where: s.cfg.URL,
 				Evidence: fmt.Sprintf("transaction %d is open at the switch, and its lock has expired", before.token),
 				Next:     "find out whose it is; cfgtransabort ends it"}
 		}

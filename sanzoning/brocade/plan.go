@@ -34,19 +34,19 @@ type edit struct {
 // zone must have members that are not principals (member-entry/entry-name has min-elements 1): nobody
 // gets in, and the epoch stays on the fabric.
 func onDevice(z driver.Zone) deviceZone {
-	d := deviceZone{Name: ZoneName(z.Name, z.Epoch), Type: typePeer, Entries: canonical(z.Initiators), Principals: canonical(z.Targets)}
+	name := ZoneName(z.Name, z.Epoch)
 	if len(z.Initiators) == 0 {
-		d.Type, d.Entries, d.Principals = typeZone, d.Principals, nil
+		return deviceZone{Name: name, Type: typeZone, Members: &members{Entries: canonical(z.Targets)}}
 	}
-	return d
+	return deviceZone{Name: name, Type: typePeer, Members: &members{Entries: canonical(z.Initiators), Principals: canonical(z.Targets)}}
 }
 
 // fromDevice is the inverse, for a zone of ours.
 func fromDevice(d deviceZone) (driver.Zone, bool) {
 	name, epoch, ok := ParseZoneName(d.Name)
-	z := driver.Zone{Name: name, Epoch: epoch, Initiators: []string{}, Targets: canonical(d.Entries)}
+	z := driver.Zone{Name: name, Epoch: epoch, Initiators: []string{}, Targets: canonical(d.entries())}
 	if d.peer() {
-		z.Initiators, z.Targets = canonical(d.Entries), canonical(d.Principals)
+		z.Initiators, z.Targets = canonical(d.entries()), canonical(d.principals())
 	}
 	return z, ok
 }

@@ -25,15 +25,15 @@ func (e edit) steps(cfgName string) []step {
 			steps = append(steps, step{method, defined{Zones: z}})
 		}
 	}
-	members := func(method string, names []string) {
+	inCfg := func(method string, names []string) {
 		if len(names) > 0 {
 			steps = append(steps, step{method, defined{Cfgs: []cfg{{Name: cfgName, Members: names}}}})
 		}
 	}
 	zones(http.MethodDelete, e.replace)
 	zones(http.MethodPost, e.create)
-	members(http.MethodPost, e.join) // POST of a list that is there adds to it
-	members(http.MethodDelete, e.leave)
+	inCfg(http.MethodPost, e.join) // POST of a list that is there adds to it
+	inCfg(http.MethodDelete, e.leave)
 	zones(http.MethodDelete, e.remove)
 	return steps
 }

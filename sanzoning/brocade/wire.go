@@ -50,8 +50,26 @@ type deviceZone struct {
 	Name       string   `xml:"zone-name"`
 	TypeNumber string   `xml:"zone-type,omitempty"` // deprecated, read only
 	Type       string   `xml:"zone-type-string,omitempty"`
-	Entries    []string `xml:"member-entry>entry-name,omitempty"`
-	Principals []string `xml:"member-entry>principal-entry-name,omitempty"`
+	Members    *members `xml:"member-entry"` // none to delete the zone as a whole
+}
+
+type members struct {
+	Entries    []string `xml:"entry-name"`
+	Principals []string `xml:"principal-entry-name"`
+}
+
+func (z deviceZone) entries() []string {
+	if z.Members == nil {
+		return nil
+	}
+	return z.Members.Entries
+}
+
+func (z deviceZone) principals() []string {
+	if z.Members == nil {
+		return nil
+	}
+	return z.Members.Principals
 }
 
 // The values of zone-type-string.
@@ -69,8 +87,8 @@ func (z deviceZone) peer() bool {
 
 // same compares what two zones let pass.
 func (z deviceZone) same(other deviceZone) bool {
-	return z.peer() == other.peer() && slices.Equal(canonical(z.Entries), canonical(other.Entries)) &&
-		slices.Equal(canonical(z.Principals), canonical(other.Principals))
+	return z.peer() == other.peer() && slices.Equal(canonical(z.entries()), canonical(other.entries())) &&
+		slices.Equal(canonical(z.principals()), canonical(other.principals()))
 }
 
 // canonical is WWNs in order, in lower case, without duplicates; never nil.
