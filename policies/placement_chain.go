@@ -30,9 +30,10 @@ type step struct {
 // no sooner than it finds another machine of its own.
 const virtualCost = 0.25
 
-// chains computes the cheapest chain for every class. Works of a priority below drop may be dropped;
-// nothing else is lost but victims. A work that moves takes a machine only if it is more important than
-// the machine's victim, like everything else.
+// chains computes the cheapest chain for every class. Works of a priority below drop may be dropped, and
+// with a drop of 0 or more works may become VMs on hosts with room; nothing else is lost but victims. A
+// work that moves takes a machine only if it is more important than the machine's victim, like everything
+// else.
 func (l *layout) chains(drop int) *chain {
 	n := len(l.classes)
 	c := &chain{cost: make([]float64, n), mover: make([]int32, n), to: make([]spot, n)}
@@ -55,13 +56,19 @@ func (l *layout) chains(drop int) *chain {
 		if x.priority < drop {
 			steps = append(steps, step{x.weight, s.index, int32(w), spot{}})
 		}
-		if x.virt {
+		if x.virt && drop >= 0 {
 			if h := l.bestHost(w); h >= 0 {
 				steps = append(steps, step{virtualCost, s.index, int32(w), spot{onHost, int32(h)}})
 			}
 		}
 	}
 	slices.SortStableFunc(steps, func(a, b step) int { return cmp.Compare(a.cost, b.cost) })
+	var open []int // demands with works whose class is not settled
+	for d := range movers {
+		if len(movers[d]) > 0 {
+			open = append(open, d)
+		}
+	}
 	var reached []int32 // classes settled at the present cost, whose predecessors are to be settled
 	for i := 0; i < len(steps) || len(reached) > 0; {
 		if len(reached) == 0 {
@@ -76,8 +83,13 @@ func (l *layout) chains(drop int) *chain {
 		k := reached[0]
 		reached = reached[1:]
 		hw, victim := l.classes[k].hardware, l.classes[k].victim
-		for _, d := range l.bareDemands[hw] {
+		l.effort += len(open)
+		open = slices.DeleteFunc(open, func(d int) bool {
 			list := movers[d]
+			if !l.bareOn[d][hw] {
+				return false
+			}
+			l.effort += len(list)
 			kept := list[:0]
 			for _, w := range list {
 				from := l.at[w].index
@@ -92,7 +104,8 @@ func (l *layout) chains(drop int) *chain {
 				reached = append(reached, from)
 			}
 			movers[d] = kept
-		}
+			return len(kept) == 0
+		})
 	}
 	return c
 }

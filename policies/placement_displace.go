@@ -5,8 +5,8 @@ import "slices"
 // displace sees to invariant I11 at the end: a work without a place takes any machine or host that it
 // can take by dropping nothing but less important works there, at the least weight dropped. What is
 // dropped looks for another place in its turn. Each success places something more important than all it
-// drops, so it comes to an end.
-func (l *layout) displace() {
+// drops, so it comes to an end. It reports whether anything changed.
+func (l *layout) displace() (changed bool) {
 	for again := true; again; {
 		again = false
 		failed := map[[2]int]bool{}
@@ -17,13 +17,14 @@ func (l *layout) displace() {
 				continue
 			}
 			if l.insert(w) || l.takeOver(w) {
-				again = true
+				again, changed = true, true
 				clear(failed)
 			} else {
 				failed[k] = true
 			}
 		}
 	}
+	return changed
 }
 
 // seat is something in use that another work might take over: the machine of a bare work, a host, or

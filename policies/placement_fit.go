@@ -99,13 +99,8 @@ func (m *model) match() {
 			m.virtOn[i][j] = virt[m.hw[j].build]
 		}
 	}
-	m.bareDemands, m.bareClasses, m.virtClasses = make([][]int, len(m.hw)), make([][]int32, len(m.demands)), make([][]int32, len(m.demands))
+	m.bareClasses, m.virtClasses = make([][]int32, len(m.demands)), make([][]int32, len(m.demands))
 	for i := range m.demands {
-		for j := range m.hw {
-			if m.bareOn[i][j] {
-				m.bareDemands[j] = append(m.bareDemands[j], i)
-			}
-		}
 		for c := range m.classes {
 			if m.bareOn[i][m.classes[c].hardware] {
 				m.bareClasses[i] = append(m.bareClasses[i], int32(c))

@@ -46,6 +46,7 @@ func (l *layout) bestBare(w int) int {
 // bestHost is the open host with the least room left that still takes w, running ones first.
 func (l *layout) bestHost(w int) int {
 	best := -1
+	l.effort += len(l.hosts)
 	for h := range l.hosts {
 		if !l.canJoin(w, h) {
 			continue
@@ -117,6 +118,7 @@ func (l *layout) pack(c, first int, waiting []int) []int {
 	if first >= 0 {
 		take(first)
 	}
+	l.effort += len(waiting)
 	for _, w := range waiting {
 		if w != first {
 			take(w)
@@ -181,11 +183,32 @@ func (l *layout) unbundle() {
 			continue
 		}
 		l.remove(w)
-		if c := l.bestBare(w); c >= 0 && l.classes[c].victim < 0 {
+		if c := l.bestBare(w); c >= 0 {
 			l.putBare(w, c)
 			l.close(int(s.index))
+		} else {
+			l.join(w, int(s.index))
+		}
+	}
+}
+
+// tighten moves bare works to tighter machines that are left, the most important first. The larger
+// machines stay free for what may come.
+func (l *layout) tighten() {
+	for w := range l.works {
+		s := l.at[w]
+		if s.kind != onBare {
 			continue
 		}
-		l.join(w, int(s.index))
+		for _, c := range l.bareClasses[l.works[w].demand] {
+			if c >= s.index {
+				break // the classes are in the order of preference
+			}
+			if t := (spot{onBare, c}); l.left[c] > 0 && l.works[w].priority > l.classes[c].victim && l.spreads(w, t) {
+				l.remove(w)
+				l.put(w, t)
+				break
+			}
+		}
 	}
 }

@@ -17,16 +17,20 @@ type repacking struct {
 	drift int       // steps accepted since the prices were computed
 }
 
+// repackEffort bounds repacking: about a second of one core.
+const repackEffort = 90_000_000
+
 // repack runs a number of steps that depends on the input only.
 func (l *layout) repack() {
-	r := &repacking{layout: l, rng: rand.New(rand.NewPCG(1, 2)), price: l.worth()}
-	steps := min(3000, 200+20*len(l.hosts))
-	for range steps {
-		open := r.open()
-		if len(open) == 0 {
-			return
-		}
+	r := &repacking{layout: l, rng: rand.New(rand.NewPCG(1, 2))}
+	open, limit := r.open(), l.effort+repackEffort
+	if len(open) == 0 {
+		return
+	}
+	r.price = l.worth()
+	for steps := min(3000, 200+20*len(open)); steps > 0 && len(open) > 0 && l.effort < limit; steps-- {
 		r.step(open)
+		open = r.open()
 	}
 }
 
@@ -128,6 +132,7 @@ func (r *repacking) cover(pool []int) {
 		}
 		rest := slices.DeleteFunc(slices.Clone(pool[i:]), func(x int) bool { return r.at[x].kind != nowhere })
 		best, bestValue, bestPack := -1, 0.0, []int(nil)
+		r.effort += len(r.virtClasses[r.works[w].demand])
 		for _, k := range r.virtClasses[r.works[w].demand] {
 			c := int(k)
 			if r.left[c] <= 0 || !r.allowsHost(w, c) || !r.spreads(w, spot{onBare, int32(c)}) {

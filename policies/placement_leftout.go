@@ -52,20 +52,20 @@ func (l *layout) whyNot(w int) LeftOut {
 	group := l.t.Workloads[x.name].Spec.SpreadGroup
 	switch {
 	case o.targets == 0 && len(l.houses) == 0:
-		return out(ConstraintMachines, "none of %d machines may be used: %s", len(l.excluded), l.exclusions())
+		return out(ConstraintMachines, "none of the %s may be used: %s", count(len(l.excluded), "machine"), l.exclusions())
 	case o.fit > 0:
-		return out(ConstraintMachines, "the %d machines that fit are all taken by workloads of priority %d and more or by hosts full of them", o.fit, x.priority)
+		return out(ConstraintMachines, "all of the %s that fit are taken by workloads of priority %d and more, or are hosts full of them", count(o.fit, "machine"), x.priority)
 	case running > 0:
-		return out(ConstraintHosts, "no machine is left for it, and the %d running hosts that suit it have no room for %s and %d CPUs or a member of its spread group already", running, gib(x.memory), x.cpus)
+		return out(ConstraintHosts, "no machine is left for it, and of the %s that suit it each has no room for %s and %d CPUs, or a member of its spread group", count(running, "running host"), gib(x.memory), x.cpus)
 	case o.spread > 0:
-		return out(ConstraintSpread, "the %d machines that fit stand where its spread group %s has a member already", o.spread, group)
+		return out(ConstraintSpread, "each of the %s that fit stands where its spread group %s has a member", count(o.spread, "machine"), group)
 	case o.important > 0:
-		return out(ConstraintPriority, "the %d machines that fit run workloads of its own priority %d or more", o.important, x.priority)
+		return out(ConstraintPriority, "each of the %s that fit runs a workload of its own priority %d or more", count(o.important, "machine"), x.priority)
 	case !x.bare && !l.in.BootHosts:
-		return out(ConstraintHosts, "it runs only as a VM, none of %d running hosts suits it, and none may be booted", len(l.houses))
+		return out(ConstraintHosts, "it runs only as a VM, none of the %s suits it, and none may be booted", count(len(l.houses), "running host"))
 	}
 	constraint, n, example := l.commonMisfit(x.demand, x.bare)
-	return out(constraint, "none of %d machines fits; %d of them, for example: %s", o.targets, n, example)
+	return out(constraint, "none of the %s that may be used fits; %d of them, for example: %s", count(o.targets, "machine"), n, example)
 }
 
 // commonMisfit is the constraint that rules out the most targets for a demand, and an example.
@@ -109,14 +109,22 @@ func (l *layout) exclusions() string {
 	if len(l.excluded) == 0 {
 		return "none is declared"
 	}
-	count := map[string]int{}
+	machines := map[string]int{}
 	for _, why := range l.excluded {
-		count[why]++
+		machines[why]++
 	}
-	whys := sortedKeys(count)
-	slices.SortStableFunc(whys, func(a, b string) int { return count[b] - count[a] })
+	whys := sortedKeys(machines)
+	slices.SortStableFunc(whys, func(a, b string) int { return machines[b] - machines[a] })
 	for i, why := range whys {
-		whys[i] = fmt.Sprintf("%d %s", count[why], why)
+		whys[i] = fmt.Sprintf("%d %s", machines[why], why)
 	}
 	return few(whys)
+}
+
+// count writes a number of things.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }

@@ -60,7 +60,6 @@ type model struct {
 	weight  map[int]float64 // by priority
 	levels  map[int]int     // priority -> rank, 0 the lowest
 
-	bareDemands [][]int   // by hardware: the demands it meets bare
 	bareClasses [][]int32 // by demand: the classes that meet it bare
 	virtClasses [][]int32 // by demand: the classes that meet it as a host
 

@@ -43,7 +43,7 @@ func (l *layout) explain() Placement {
 			machine = t.machine
 			least := l.works[slices.MinFunc(v.vms, func(a, b int) int { return cmp.Compare(l.works[a].priority, l.works[b].priority) })].priority
 			p.NewHosts = append(p.NewHosts, NewHost{machine, l.whyHost(v, t)})
-			evict(t, "host", fmt.Sprintf("its machine becomes a host for %d workloads of priority %d and more", len(v.vms), least))
+			evict(t, "host", fmt.Sprintf("its machine becomes a host for %s of priority %d and more", count(len(v.vms), "workload"), least))
 		}
 		for _, w := range v.vms {
 			p.Assignments = append(p.Assignments, Assignment{l.works[w].name, Where{machine, true}, l.whyVM(w, v, machine)})
@@ -61,36 +61,37 @@ func (l *layout) explain() Placement {
 }
 
 func (l *layout) whyBare(w, c int, t target) string {
-	d, h := &l.demands[l.works[w].demand], &l.hw[l.classes[c].hardware]
-	sizes := fmt.Sprintf("%s and %d CPUs for %s and %d CPUs wanted", gib(h.memory), h.cpus, gib(d.memory), d.cpus)
-	spares, tighter, free := 0, 0, 0
-	for i, k := range l.classes {
-		if k.victim >= 0 || !l.bareOn[l.works[w].demand][k.hardware] {
+	x, h := &l.works[w], &l.hw[l.classes[c].hardware]
+	sizes := fmt.Sprintf("%s and %d CPUs for %s and %d CPUs wanted", gib(h.memory), h.cpus, gib(x.memory), x.cpus)
+	spares, free, tighter, tighterFree := 0, 0, 0, 0
+	for _, i := range l.bareClasses[x.demand] {
+		k := &l.classes[i]
+		if k.victim >= 0 {
 			continue
 		}
 		spares += len(k.targets)
 		free += l.left[i]
 		if l.hw[k.hardware].memory < h.memory {
 			tighter += len(k.targets)
+			tighterFree += l.left[i]
 		}
 	}
-	if t.victim != "" {
-		why := fmt.Sprintf("none of the %d spares that fit is left", spares)
-		switch {
-		case spares == 0:
-			why = "no spare fits"
-		case free > 0:
-			why = fmt.Sprintf("the %d spares left that fit stand where its spread group %s has a member", free, l.t.Workloads[l.works[w].name].Spec.SpreadGroup)
-		}
-		return fmt.Sprintf("%s; machine of the repurposable %s, priority %d below %d: %s", why, t.victim, l.classes[c].victim, l.works[w].priority, sizes)
-	}
+	blocked := fmt.Sprintf("ruled out by its spread group %s", l.t.Workloads[x.name].Spec.SpreadGroup)
 	switch {
+	case t.victim != "" && spares == 0:
+		return fmt.Sprintf("no spare fits; machine of the repurposable %s, priority %d below %d: %s", t.victim, l.classes[c].victim, x.priority, sizes)
+	case t.victim != "" && free == 0:
+		return fmt.Sprintf("all %d spares that fit are taken; machine of the repurposable %s, priority %d below %d: %s", spares, t.victim, l.classes[c].victim, x.priority, sizes)
+	case t.victim != "":
+		return fmt.Sprintf("the %d spares left that fit are %s; machine of the repurposable %s, priority %d below %d: %s", free, blocked, t.victim, l.classes[c].victim, x.priority, sizes)
 	case spares == 1:
 		return "the only spare that fits: " + sizes
 	case tighter == 0:
 		return fmt.Sprintf("tightest fit of %d spares: %s", spares, sizes)
+	case tighterFree == 0:
+		return fmt.Sprintf("tightest fit left of %d spares, %d tighter ones are taken: %s", spares, tighter, sizes)
 	default:
-		return fmt.Sprintf("one of %d spares that fit: %s; %d with less memory are taken, kept for workloads that fit nowhere else, or ruled out by spreading", spares, sizes, tighter)
+		return fmt.Sprintf("of %d spares the %d tighter ones left are %s: %s", spares, tighterFree, blocked, sizes)
 	}
 }
 
@@ -105,8 +106,8 @@ func (l *layout) whyHost(v *host, t target) string {
 	if t.victim != "" {
 		sort = fmt.Sprintf("machine of the repurposable %s", t.victim)
 	}
-	return fmt.Sprintf("%s booted as a host for %d workloads that have no machine of their own: %s and %d CPUs used of %s and %d CPUs, %s kept for the hypervisor",
-		sort, len(v.vms), gib(memory), cpus, gib(h.memory), h.cpus, gib(l.in.HostReserveMiB))
+	return fmt.Sprintf("%s booted as a host for %s that would have no machine: %s and %d CPUs used of %s and %d CPUs, %s kept for the hypervisor",
+		sort, count(len(v.vms), "workload"), gib(memory), cpus, gib(h.memory), h.cpus, gib(l.in.HostReserveMiB))
 }
 
 func (l *layout) whyVM(w int, v *host, machine string) string {

@@ -2,7 +2,6 @@ package policies
 
 import (
 	"cmp"
-	"math"
 	"slices"
 )
 
@@ -44,6 +43,7 @@ type layout struct {
 	journal  []change
 	score    score
 	opened   int // hosts ever opened
+	effort   int // looks at a work, a host or a class so far: time, as far as a pure function knows it
 }
 
 // change is one step of the journal: work w was put to, or with gone removed from, a spot; or with w
@@ -56,7 +56,7 @@ type change struct {
 
 func newLayout(m *model) *layout {
 	l := &layout{model: m, at: make([]spot, len(m.works)), left: make([]int, len(m.classes)), occupied: make([][]int, len(m.groups)),
-		score: score{placed: make([]int, len(m.levels))}}
+		score: score{gain: make([]int, len(m.levels))}}
 	for i, c := range m.classes {
 		l.left[i] = len(c.targets)
 	}
@@ -136,7 +136,7 @@ func (l *layout) canJoin(w, h int) bool {
 }
 
 func (l *layout) put(w int, s spot) {
-	l.score.placed[l.works[w].level]++
+	l.score.gain[l.works[w].level]++
 	if s.kind == onBare {
 		l.use(int(s.index), 1)
 	} else {
@@ -154,7 +154,10 @@ func (l *layout) put(w int, s spot) {
 // use takes n machines of class c.
 func (l *layout) use(c, n int) {
 	l.left[c] -= n
-	l.score.evicted += float64(n) * l.classes[c].cost
+	if v := l.classes[c].victim; v >= 0 {
+		l.score.gain[l.levels[v]] -= n
+		l.score.evicted += float64(n) * l.classes[c].cost
+	}
 }
 
 func (l *layout) putBare(w, c int) { l.put(w, spot{onBare, int32(c)}) }
@@ -177,7 +180,7 @@ func (l *layout) remove(w int) {
 		v.vms[i] = v.vms[len(v.vms)-1]
 		v.vms = v.vms[:len(v.vms)-1]
 	}
-	l.score.placed[l.works[w].level]--
+	l.score.gain[l.works[w].level]--
 	l.unmark(w, s)
 	l.at[w] = spot{}
 	l.journal = append(l.journal, change{w, s, true})
@@ -256,29 +259,26 @@ func (l *layout) missing() []int {
 	return out
 }
 
-// score is how good a layout is: the more important the placed, the better; then the less important the
-// evicted, the fewer hosts, the fewer VMs that might be bare.
+// score is how good a layout is: the more of the important placed and the fewer of them evicted, the
+// better; then the fewer hosts, and the fewer VMs that might be bare.
 type score struct {
-	placed  []int // by rank of priority
-	evicted float64
+	gain    []int   // by rank of priority: placed less evicted
+	evicted float64 // weight
 	hosts   int
 	moved   int
 }
 
 func (s score) clone() score {
-	s.placed = slices.Clone(s.placed)
+	s.gain = slices.Clone(s.gain)
 	return s
 }
 
 // compare is positive when s is better than t.
 func (s score) compare(t score) int {
-	for i := len(s.placed) - 1; i >= 0; i-- {
-		if c := cmp.Compare(s.placed[i], t.placed[i]); c != 0 {
+	for i := len(s.gain) - 1; i >= 0; i-- {
+		if c := cmp.Compare(s.gain[i], t.gain[i]); c != 0 {
 			return c
 		}
-	}
-	if d := s.evicted - t.evicted; math.Abs(d) > 1e-6 {
-		return cmp.Compare(0, d)
 	}
 	return cmp.Or(cmp.Compare(t.hosts, s.hosts), cmp.Compare(t.moved, s.moved))
 }

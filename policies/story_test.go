@@ -2,7 +2,6 @@ package policies
 
 import (
 	"os"
-	"slices"
 	"strings"
 	"testing"
 
@@ -52,6 +51,9 @@ func TestPlaceExampleStory(t *testing.T) {
 			t.Errorf("%s hosts %d", h, n)
 		}
 	}
+	if wrong := auditPlacement(in, p); len(wrong) > 0 {
+		t.Errorf("%q", wrong)
+	}
 	for _, e := range p.Evictions {
 		if !in.Topology.Workloads[e.Workload].Spec.Repurposable {
 			t.Errorf("%+v", e)
@@ -68,6 +70,9 @@ func TestPlaceExampleStoryScarce(t *testing.T) {
 	p := Place(in)
 	if len(p.LeftOut) == 0 || len(p.Assignments)+len(p.LeftOut) != 20 {
 		t.Fatalf("%d placed, left out %v", len(p.Assignments), p.LeftOut)
+	}
+	if wrong := auditPlacement(in, p); len(wrong) > 0 {
+		t.Errorf("%q", wrong)
 	}
 	for _, l := range p.LeftOut {
 		if l.Constraint == "" || !strings.ContainsAny(l.Reason, "0123456789") {
@@ -89,8 +94,7 @@ func show(t *testing.T, p Placement) {
 	for _, e := range p.Evictions {
 		t.Logf("evict %s from %s for %s: %s", e.Workload, e.Machine, e.For, e.Reason)
 	}
-	left := slices.Clone(p.LeftOut)
-	for _, l := range left {
+	for _, l := range p.LeftOut {
 		t.Logf("left out %s (%s): %s", l.Workload, l.Constraint, l.Reason)
 	}
 }
