@@ -36,7 +36,7 @@ func TestFlippedBitIsNeverBelieved(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused := 0
-	const flips = 400
+	const flips = 200
 	for i := range flips {
 		image := bytes.Clone(backup.Bytes())
 		bit := rand.IntN(len(image) * 8)
