@@ -39,7 +39,7 @@ type hardware struct {
 // demandKey tells apart what topology.Fits may tell apart.
 func demandKey(t *topology.Topology, w topology.WorkloadSpec) string {
 	var b strings.Builder
-	fmt.Fprintln(&b, w.RunsOn, w.Arch, w.Firmware, w.CPUs, w.MemoryMiB)
+	fmt.Fprintln(&b, w.RunsOn, w.Arch, w.Firmware, w.CPUs, w.MemoryMiB, w.Image)
 	for _, k := range sortedKeys(w.Requires) {
 		fmt.Fprintf(&b, "%q=%q ", k, w.Requires[k])
 	}
@@ -59,7 +59,7 @@ func demandKey(t *topology.Topology, w topology.WorkloadSpec) string {
 // workload requires. The rack is left out: it matters to Fits only by its site.
 func machineKey(t *topology.Topology, m topology.Machine, asked []string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%q %q %v %v", t.Racks[m.Spec.Rack].Spec.Site, m.Spec.HardwareType, m.Spec.StorageAddress.IsValid(), m.Spec.Maintenance)
+	fmt.Fprintf(&b, "%q %q %q %v", t.Racks[m.Spec.Rack].Spec.Site, m.Spec.HardwareType, m.Spec.Provisioning.Network, m.Spec.StorageAddress.IsValid())
 	for i, k := range asked {
 		if v, there := m.Meta.Labels[k]; there {
 			fmt.Fprintf(&b, " %d=%q", i, v)

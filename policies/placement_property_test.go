@@ -3,6 +3,7 @@ package policies
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"testing"
@@ -30,6 +31,17 @@ func drawPlacement(t *rapid.T) PlacementInput {
 		if rapid.IntRange(0, 3).Draw(t, "labelled") == 0 {
 			s.Machines[name].Meta.Labels["gpu"] = "yes"
 		}
+		mach := s.Machines[name]
+		for _, f := range rapid.SliceOfDistinct(rapid.SampledFrom([]string{"fab-a", "fab-b", "fab-c"}), rapid.ID[string]).Draw(t, "fabrics") {
+			mach.Spec.HBAs = append(mach.Spec.HBAs, topology.HBA{Name: f, Fabric: f})
+		}
+		switch rapid.IntRange(0, 9).Draw(t, "lacks") {
+		case 0:
+			mach.Spec.StorageAddress = netip.Addr{}
+		case 1:
+			mach.Spec.Provisioning = topology.Attachment{}
+		}
+		s.Machines[name] = mach
 		switch rapid.IntRange(0, 7).Draw(t, "state") {
 		case 0:
 			in.Unusable[name] = "BMC silent"
@@ -51,6 +63,9 @@ func drawPlacement(t *rapid.T) PlacementInput {
 	for _, r := range sortedKeys(s.Racks) {
 		rack := s.Racks[r]
 		rack.Spec.Feeds = rapid.SliceOfDistinct(rapid.SampledFrom([]string{"f1", "f2", "f3"}), rapid.ID[string]).Draw(t, "feeds")
+		if rapid.IntRange(0, 5).Draw(t, "other site") == 0 {
+			rack.Spec.Site = "s2"
+		}
 		s.Racks[r] = rack
 	}
 	for i := range rapid.IntRange(0, 10).Draw(t, "workloads") {
@@ -61,6 +76,11 @@ func drawPlacement(t *rapid.T) PlacementInput {
 				w.SpreadGroup = rapid.SampledFrom(groups).Draw(t, "group")
 				w.SpreadScope = rapid.SampledFrom(scopes).Draw(t, "scope")
 				w.Firmware = rapid.SampledFrom([]topology.Firmware{"", "", topology.UEFI}).Draw(t, "firmware")
+				w.Image = rapid.SampledFrom([]string{"any", "any", "any", "bios-only"}).Draw(t, "image")
+				w.Networks[0].Network = rapid.SampledFrom([]string{"n1", "n1", "n1", "n1", "n2"}).Draw(t, "network")
+				if v := rapid.SampledFrom([]string{"", "", "", "", "on-ip", "on-ip2", "on-fc", "on-fc2"}).Draw(t, "volume"); v != "" {
+					w.Volumes = []topology.VolumeUse{{Volume: v}}
+				}
 				if rapid.IntRange(0, 5).Draw(t, "gpu") == 0 {
 					w.Requires = map[string]string{"gpu": "yes"}
 				}
@@ -83,7 +103,7 @@ func TestPlaceProperties(t *testing.T) {
 		again := in
 		again.Pending = slices.Clone(in.Pending)
 		slices.Reverse(again.Pending)
-		again.Topology = &topology.Topology{Sites: in.Topology.Sites, Racks: maps.Clone(in.Topology.Racks), HardwareTypes: in.Topology.HardwareTypes,
+		again.Topology = &topology.Topology{Images: in.Topology.Images, Arrays: in.Topology.Arrays, Volumes: in.Topology.Volumes, Sites: in.Topology.Sites, Racks: maps.Clone(in.Topology.Racks), HardwareTypes: in.Topology.HardwareTypes,
 			Machines: maps.Clone(in.Topology.Machines), MachinePools: in.Topology.MachinePools, Switches: in.Topology.Switches,
 			Networks: in.Topology.Networks, Workloads: maps.Clone(in.Topology.Workloads)}
 		if q := Place(again); !reflect.DeepEqual(p, q) {

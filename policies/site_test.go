@@ -18,6 +18,21 @@ func newSite() site {
 	t.MachinePools["never"] = pool("never", topology.UseNone)
 	t.Switches["core"] = topology.Switch{Kind: topology.KindSwitch, Meta: topology.Meta{Name: "core"}, Spec: topology.SwitchSpec{Site: "s1"}}
 	t.Networks["n1"] = topology.Network{Kind: topology.KindNetwork, Meta: topology.Meta{Name: "n1"}, Spec: topology.NetworkSpec{Site: "s1", VLAN: 10}}
+	t.Networks["n2"] = topology.Network{Kind: topology.KindNetwork, Meta: topology.Meta{Name: "n2"}, Spec: topology.NetworkSpec{Site: "s2", VLAN: 10}}
+	for image, firmware := range map[string][]topology.Firmware{"any": nil, "bios-only": {topology.BIOS}} {
+		t.Images[image] = topology.Image{Kind: topology.KindImage, Meta: topology.Meta{Name: image}, Spec: topology.ImageSpec{Type: topology.ImageKernel, Arch: topology.X86_64, Firmware: firmware}}
+	}
+	for array, spec := range map[string]topology.ArraySpec{
+		"ip": {Site: "s1"}, "ip2": {Site: "s2"},
+		"fc": {Site: "s1", Targets: []topology.ArrayTarget{{Fabric: "fab-a"}, {Fabric: "fab-b"}}}, "fc2": {Site: "s1", Targets: []topology.ArrayTarget{{Fabric: "fab-c"}}},
+	} {
+		t.Arrays[array] = topology.Array{Kind: topology.KindArray, Meta: topology.Meta{Name: array}, Spec: spec}
+		protocol := topology.ISCSI
+		if len(spec.Targets) > 0 {
+			protocol = topology.FC
+		}
+		t.Volumes["on-"+array] = topology.Volume{Kind: topology.KindVolume, Meta: topology.Meta{Name: "on-" + array}, Spec: topology.VolumeSpec{Array: array, Protocol: protocol}}
+	}
 	return site{t}
 }
 
@@ -48,6 +63,7 @@ func (s site) machine(name, rack, hw, use string) {
 	}
 	s.Machines[name] = topology.Machine{Kind: topology.KindMachine, Meta: topology.Meta{Name: name, Labels: labels},
 		Spec: topology.MachineSpec{Rack: rack, HardwareType: hw, NICs: []topology.NIC{{Name: "eth0", Switch: "tor-" + rack, Port: name}},
+			Provisioning:   topology.Attachment{Network: "n1"},
 			StorageAddress: netip.AddrFrom4([4]byte{10, 9, byte(len(s.Machines) >> 8), byte(len(s.Machines))})}}
 }
 

@@ -90,6 +90,7 @@ func (inst *instance) input() policies.PlacementInput {
 		for j := range k.N {
 			name := fmt.Sprintf("m%d-%d", i, j)
 			t.Machines[name] = topology.Machine{Meta: topology.Meta{Name: name, Labels: labels}, Spec: topology.MachineSpec{Rack: rack, HardwareType: hw,
+				Provisioning:   topology.Attachment{Network: "n"},
 				StorageAddress: netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), byte(j)})}}
 			if k.Vict > 0 {
 				victim := "v-" + name
