@@ -159,12 +159,16 @@ func TestDecodeJSONRefuses(t *testing.T) {
 }
 
 func FuzzDecodeJSON(f *testing.F) {
-	j, err := topology.EncodeJSON(load(f, "story"))
-	if err != nil {
-		f.Fatal(err)
+	top := base(f)
+	for _, k := range topology.Kinds() {
+		for _, n := range top.Names(k) {
+			j, err := topology.EncodeObjectJSON(top, k, n)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(fmt.Appendf(nil, `{"apiVersion":"rerack/v1","objects":[%s]}`, j))
+		}
 	}
-	f.Add(j)
-	f.Add([]byte(`{"apiVersion":"rerack/v1","objects":[{"kind":"Machine","spec":{"nics":[{}]}}]}`))
 	f.Add([]byte(`{"apiVersion":"rerack/v1","objects":[null,1,"a",[],{}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		top, err := topology.DecodeJSON(data)
