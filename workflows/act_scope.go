@@ -50,12 +50,27 @@ func (a *Activities) AwaitVerdict(ctx context.Context, id string) (policies.Verd
 // policy is the one that governs a run: its runbook's.
 func (a *Activities) policy(r state.Run) (topology.PolicySpec, error) {
 	t := a.Topology()
+	if r.Runbook == "" { // a placement or release
+		return topology.EffectivePolicy(t, rackPolicy(t)), nil
+	}
 	book, ok := t.Runbooks[r.Runbook]
 	if !ok {
 		return topology.PolicySpec{}, &fault.Error{Kind: fault.NotFound, Where: "run " + r.ID, What: "its runbook is gone",
 			Evidence: r.Runbook, Next: "apply a topology with this runbook"}
 	}
 	return topology.EffectivePolicy(t, book.Spec.Policy), nil
+}
+
+// rackPolicy is the policy that all racks share, or none.
+func rackPolicy(t *topology.Topology) string {
+	names := map[string]bool{}
+	for _, r := range t.Racks {
+		names[r.Spec.Policy] = true
+	}
+	if shared := sortedKeys(names); len(shared) == 1 {
+		return shared[0]
+	}
+	return ""
 }
 
 // OpenScope freezes what the run is about: the domain's machines, and the workloads that the leases -
@@ -204,6 +219,9 @@ func (a *Activities) CloseRun(ctx context.Context, id string, res RecoverResult)
 				return
 			}
 			out.State = "left-out"
+			if r.Kind == state.KindRelease && res.State == state.RunDone {
+				out.State = "released"
+			}
 			if out.Reason == "" {
 				out.Reason = res.Reason
 			}

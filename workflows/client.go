@@ -69,6 +69,8 @@ type registry interface {
 // Register makes all workflows and activities known.
 func Register(r registry, a *Activities) {
 	r.RegisterWorkflow(Recover)
+	r.RegisterWorkflow(PlaceWorkload)
+	r.RegisterWorkflow(ReleaseWorkload)
 	r.RegisterWorkflow(BootTarget)
 	r.RegisterActivity(a)
 }
@@ -76,14 +78,15 @@ func Register(r registry, a *Activities) {
 // RecoveryID is the workflow id of a run: the run itself, so that a second start is the same run.
 func RecoveryID(run string) string { return "recovery/" + run }
 
-// StartRecovery starts the run's workflow unless it exists already.
-func (c *Client) StartRecovery(ctx context.Context, r state.Run) error {
+// Start starts the run's workflow unless it exists already.
+func (c *Client) Start(ctx context.Context, r state.Run) error {
+	procedure := map[state.RunKind]any{state.KindRecover: Recover, state.KindPlace: PlaceWorkload, state.KindRelease: ReleaseWorkload}[r.Kind]
 	_, err := c.temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID:                       RecoveryID(r.ID),
 		TaskQueue:                TaskQueue,
 		WorkflowIDReusePolicy:    enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
 		WorkflowIDConflictPolicy: enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
-	}, Recover, RecoverInput{Run: r.ID, Domain: r.Domain, Runbook: r.Runbook})
+	}, procedure, RecoverInput{Run: r.ID, Domain: r.Domain, Runbook: r.Runbook})
 	var started *serviceerror.WorkflowExecutionAlreadyStarted
 	if err == nil || errors.As(err, &started) {
 		return nil

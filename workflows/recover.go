@@ -5,6 +5,7 @@ import (
 	"sort"
 	"time"
 
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"rerack.dev/rerack/orchestrator/state"
@@ -31,6 +32,7 @@ type RecoverResult struct {
 type Scope struct {
 	Epoch     uint64              `json:"epoch"`
 	Machines  []string            `json:"machines"`
+	Switches  []string            `json:"switches,omitempty"` // of a release: where the machine is cabled to
 	Affected  []Affected          `json:"affected"`
 	Policy    topology.PolicySpec `json:"policy"`
 	Approvals int                 `json:"approvals"`
@@ -50,17 +52,28 @@ const SignalApprove = "approve"
 // evidence, fence, plan, evict, rewire, boot hosts, boot workloads by wave, verify, report.
 // Nothing is undone at its end: what could not be placed stays fenced and is named in the report.
 func Recover(ctx workflow.Context, in RecoverInput) (RecoverResult, error) {
-	r := &recovery{in: in, tried: map[string][]string{}, healthy: map[string]bool{}, started: map[string]bool{}}
-	res, err := r.run(ctx)
-	// Closing must happen whatever ended the run, a cancellation included.
-	closing, _ := workflow.NewDisconnectedContext(ctx)
-	if err != nil {
+	r := newRecovery(in)
+	return closing(ctx, in.Run, r.run)
+}
+
+// closing runs f and then closes the run, whatever ended it: an error and a cancellation included.
+func closing(ctx workflow.Context, run string, f func(workflow.Context) (RecoverResult, error)) (RecoverResult, error) {
+	res, err := f(ctx)
+	last, _ := workflow.NewDisconnectedContext(ctx)
+	switch {
+	case temporal.IsCanceledError(err):
+		res = RecoverResult{State: state.RunCancelled, Reason: "cancelled by a person"}
+	case err != nil:
 		res = RecoverResult{State: state.RunFailed, Reason: reason(err)}
 	}
-	if cerr := workflow.ExecuteActivity(quick(closing), (*Activities).CloseRun, in.Run, res).Get(closing, nil); cerr != nil {
+	if cerr := workflow.ExecuteActivity(quick(last), (*Activities).CloseRun, run, res).Get(last, nil); cerr != nil {
 		return res, cerr
 	}
 	return res, err
+}
+
+func newRecovery(in RecoverInput) *recovery {
+	return &recovery{in: in, tried: map[string][]string{}, healthy: map[string]bool{}, started: map[string]bool{}}
 }
 
 type recovery struct {
@@ -110,6 +123,11 @@ func (r *recovery) run(ctx workflow.Context) (RecoverResult, error) {
 	if err != nil {
 		return RecoverResult{}, err
 	}
+	return r.rounds(ctx)
+}
+
+// rounds plans and boots what is pending until all of it is healthy or no further round can help.
+func (r *recovery) rounds(ctx workflow.Context) (RecoverResult, error) {
 	rounds := max(r.scope.Policy.Recovery.Rounds, 1)
 	for round := 1; round <= rounds && len(r.pending) > 0; round++ {
 		again, err := r.round(ctx, round)

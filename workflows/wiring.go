@@ -106,6 +106,13 @@ func (w wiring) connect(t *topology.Topology, machine, untagged string, tagged [
 	}
 }
 
+// close shuts all NICs' ports of a machine.
+func (w wiring) close(t *topology.Topology, machine string, epoch uint64) {
+	for _, nic := range t.Machines[machine].Spec.NICs {
+		w.Switches[nic.Switch] = append(w.Switches[nic.Switch], fabric.Setting{Port: nic.Port, Shut: true, Epoch: epoch})
+	}
+}
+
 // wire works out what the devices are told for a placement. holders says who else holds a workload
 // now, for volumes that are shared; skip names machines that dropped out.
 func wire(t *topology.Topology, p policies.Placement, epoch uint64, holders map[string]policies.Where, lost losses) wiring {

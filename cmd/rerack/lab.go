@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -142,6 +143,12 @@ func labUp(f *labFlags) *cobra.Command {
 			}
 			if !noServer {
 				s.ports.api = strings.TrimPrefix(defaultServer, "http://")
+			}
+			// A new lab is a new data centre: what a server knew of the one before is not true of it.
+			if !s.alive("server") {
+				if err := os.RemoveAll(s.path("data")); err != nil {
+					return err
+				}
 			}
 			if err := s.up(c.Context(), f.runArgs(paths)); err != nil {
 				return err

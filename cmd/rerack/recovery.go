@@ -269,6 +269,34 @@ func printVerdict(w io.Writer, v policies.Verdict) {
 	}
 }
 
+func workloadCommand(g *global) *cobra.Command {
+	c := &cobra.Command{Use: "workload", Short: "Start and stop single workloads", GroupID: "run"}
+	for verb, short := range map[string]string{"place": "Start a workload that runs nowhere, on the machine that fits it best",
+		"release": "Stop a workload and take its identity and volumes back"} {
+		var wait bool
+		cmd := &cobra.Command{Use: verb + " NAME", Short: short, Args: cobra.ExactArgs(1),
+			RunE: func(c *cobra.Command, args []string) error {
+				cl, err := g.client()
+				if err != nil {
+					return err
+				}
+				var out api.StartResult
+				if err := cl.call(c.Context(), http.MethodPost, "/workloads/"+args[0]+"/"+verb, nil, &out); err != nil {
+					return err
+				}
+				if wait {
+					return g.follow(c, cl, out.Run.ID, time.Hour)
+				}
+				return g.show(c.OutOrStdout(), out, func(w io.Writer) {
+					fmt.Fprintf(w, "run %s; watch it with: rerack recovery wait %s\n", out.Run.ID, out.Run.ID)
+				})
+			}}
+		cmd.Flags().BoolVar(&wait, "wait", false, "show progress until the run ends")
+		c.AddCommand(cmd)
+	}
+	return c
+}
+
 func machineCommand(g *global) *cobra.Command {
 	c := &cobra.Command{Use: "machine", Short: "Unfence and clear machines", GroupID: "run"}
 	for verb, short := range map[string]string{"unfence": "Let a fenced machine be used again; nothing is connected by it",

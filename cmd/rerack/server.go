@@ -29,6 +29,7 @@ import (
 	"rerack.dev/rerack/orchestrator/revision"
 	"rerack.dev/rerack/orchestrator/secrets"
 	"rerack.dev/rerack/orchestrator/store"
+	"rerack.dev/rerack/orchestrator/store/consul"
 	"rerack.dev/rerack/orchestrator/store/embedded"
 	"rerack.dev/rerack/pxe"
 	"rerack.dev/rerack/pxe/bootserver"
@@ -210,7 +211,15 @@ func serveAPI(ctx context.Context, l net.Listener, h http.Handler) error {
 	return nil
 }
 
-func openStore(_ context.Context, cfg serverConfig, log *slog.Logger) (store.Store, error) {
+func openStore(ctx context.Context, cfg serverConfig, log *slog.Logger) (store.Store, error) {
+	if cfg.store != "" {
+		c, err := consul.ParseURL(cfg.store)
+		if err != nil {
+			return nil, err
+		}
+		c.Logger = log
+		return consul.Open(ctx, c)
+	}
 	return embedded.Open(embedded.Config{Path: filepath.Join(cfg.dataDir, "state.db"), Logger: log})
 }
 

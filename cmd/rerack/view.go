@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"rerack.dev/rerack/orchestrator/api"
+	"rerack.dev/rerack/orchestrator/recovery"
 	"rerack.dev/rerack/orchestrator/state"
 )
 
@@ -129,8 +130,11 @@ func bar(n, of, width int) string {
 // printReport is the whole story of a run: what came back, where, how fast and why; what did not.
 func printReport(w io.Writer, v api.RunView) {
 	rep := v.Report
-	fmt.Fprintf(w, "Recovery %s of %s: %s\n", v.ID, v.Domain, v.State)
-	fmt.Fprintf(w, "%d/%d recovered: %d bare metal, %d as VMs on %d new hosts\n", rep.Recovered, rep.Of, rep.BareMetal, rep.VMs, rep.Hosts)
+	title := map[state.RunKind]string{state.KindRecover: "Recovery", state.KindPlace: "Placement", state.KindRelease: "Release"}[v.Kind]
+	fmt.Fprintf(w, "%s %s of %s: %s\n", title, v.ID, v.Domain, v.State)
+	if v.Kind == state.KindRecover {
+		fmt.Fprintf(w, "%d/%d recovered: %d bare metal, %d as VMs on %d new hosts\n", rep.Recovered, rep.Of, rep.BareMetal, rep.VMs, rep.Hosts)
+	}
 	if v.Verdict != nil {
 		fmt.Fprintf(w, "Verdict: %s: %s\n", v.Verdict.State, v.Verdict.Reason)
 		for _, m := range v.Verdict.Missing {
@@ -143,8 +147,10 @@ func printReport(w io.Writer, v api.RunView) {
 	if v.Reason != "" {
 		fmt.Fprintf(w, "%s\n", v.Reason)
 	}
-	fmt.Fprintf(w, "\nDetection %s; verdict to end %s, of which the longest chain of firmware takes %s and our software %s\n\n",
-		short(rep.Detection), short(rep.Total), short(rep.Hardware), short(rep.Own))
+	if v.Kind == state.KindRecover {
+		printFigures(w, rep)
+	}
+	fmt.Fprintln(w)
 	row(w, "PHASE", "TOOK", "RESULT")
 	for _, p := range v.Phases {
 		row(w, p.Name, took(p.Start, p.End), p.Note)
@@ -153,6 +159,15 @@ func printReport(w io.Writer, v api.RunView) {
 	if len(v.Results) == 0 {
 		return
 	}
+	printResults(w, v)
+}
+
+func printFigures(w io.Writer, rep recovery.Report) {
+	fmt.Fprintf(w, "\nDetection %s; verdict to end %s, of which the longest chain of firmware takes %s and our software %s\n",
+		short(rep.Detection), short(rep.Total), short(rep.Hardware), short(rep.Own))
+}
+
+func printResults(w io.Writer, v api.RunView) {
 	row(w, "WORKLOAD", "STATE", "WHERE", "FROM", "FENCED", "FIRMWARE", "BOOT", "HEALTHY", "WHY")
 	for _, r := range v.Results {
 		why := r.Reason

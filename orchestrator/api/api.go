@@ -126,12 +126,12 @@ func route(method, path, id, summary string) huma.Operation {
 	return huma.Operation{OperationID: id, Method: method, Path: "/api/v1" + path, Summary: summary, MaxBodyBytes: maxBody}
 }
 
-// actor is who a request says it comes from; the token decides what it may do.
-type actor struct {
+// Actor is who a request says it comes from; the token decides what it may do.
+type Actor struct {
 	By string `header:"X-Rerack-Actor" doc:"Who asks, for the record" maxLength:"128"`
 }
 
-func (a actor) name() string {
+func (a Actor) name() string {
 	if a.By == "" {
 		return "api"
 	}

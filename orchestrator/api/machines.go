@@ -11,7 +11,9 @@ import (
 	"rerack.dev/rerack/orchestrator/state"
 )
 
-type machineIn struct {
+// Named is a path that ends in an object's name. It is exported because the router sets the fields of
+// embedded structs only then.
+type Named struct {
 	Name string `path:"name" maxLength:"63"`
 }
 
@@ -20,10 +22,21 @@ func (s *Server) machineRoutes(api huma.API) {
 		func(ctx context.Context, _ *struct{}) (*body[[]MachineView], error) { return reply(s.machines(ctx)) })
 	huma.Register(api, route(http.MethodGet, "/workloads", "list-workloads", "All workloads and where they run"),
 		func(ctx context.Context, _ *struct{}) (*body[[]WorkloadView], error) { return reply(s.workloads(ctx)) })
+	for kind, summary := range map[state.RunKind]string{state.KindPlace: "Start a workload that runs nowhere",
+		state.KindRelease: "Stop a workload and take its identity and volumes back"} {
+		huma.Register(api, route(http.MethodPost, "/workloads/{name}/"+string(kind), string(kind)+"-workload", summary),
+			func(ctx context.Context, in *struct {
+				Actor
+				Named
+			}) (*body[StartResult], error) {
+				r, started, err := s.Recovery.StartWorkload(ctx, kind, in.Name, in.name())
+				return reply(StartResult{r, started}, err)
+			})
+	}
 	huma.Register(api, route(http.MethodPost, "/machines/{name}/unfence", "unfence", "Let a fenced machine be used again; nothing is connected by it"),
 		func(ctx context.Context, in *struct {
-			actor
-			machineIn
+			Actor
+			Named
 		}) (*struct{}, error) {
 			return nil, problem(s.changeMachine(ctx, in.Name, func(m *state.Machine) error {
 				if m.Fence == nil {
@@ -36,8 +49,8 @@ func (s *Server) machineRoutes(api huma.API) {
 		})
 	huma.Register(api, route(http.MethodPost, "/machines/{name}/clear", "clear-suspect", "Trust a machine again that failed to boot"),
 		func(ctx context.Context, in *struct {
-			actor
-			machineIn
+			Actor
+			Named
 		}) (*struct{}, error) {
 			return nil, problem(s.changeMachine(ctx, in.Name, func(m *state.Machine) error {
 				if m.Suspect == nil {

@@ -22,13 +22,14 @@ type StartResult struct {
 	Started bool      `json:"started"`
 }
 
-type runID struct {
+// RunRef is a path that names a run.
+type RunRef struct {
 	ID string `path:"id" maxLength:"200"`
 }
 
 func (s *Server) recoveryRoutes(api huma.API) {
 	type start struct {
-		actor
+		Actor
 		Body struct {
 			Domain      string `json:"domain" doc:"Failure domain, e.g. rack/rack-a"`
 			Runbook     string `json:"runbook,omitempty"`
@@ -45,16 +46,16 @@ func (s *Server) recoveryRoutes(api huma.API) {
 	huma.Register(api, route(http.MethodGet, "/recoveries", "list-recoveries", "All runs, newest first"),
 		func(ctx context.Context, _ *struct{}) (*body[[]state.Run], error) { return reply(s.Recovery.List(ctx)) })
 	huma.Register(api, route(http.MethodGet, "/recoveries/{id}", "get-recovery", "One run with the result of every workload"),
-		func(ctx context.Context, in *runID) (*body[RunView], error) { return reply(s.runView(ctx, in.ID)) })
+		func(ctx context.Context, in *RunRef) (*body[RunView], error) { return reply(s.runView(ctx, in.ID)) })
 	huma.Register(api, route(http.MethodPost, "/recoveries/{id}/approve", "approve-recovery", "Say yes to a run that waits"),
 		func(ctx context.Context, in *struct {
-			actor
-			runID
+			Actor
+			RunRef
 		}) (*struct{}, error) {
 			return nil, problem(s.Recovery.Approve(ctx, in.ID, in.name()))
 		})
 	huma.Register(api, route(http.MethodPost, "/recoveries/{id}/cancel", "cancel-recovery", "Stop a run at its next safe point"),
-		func(ctx context.Context, in *runID) (*struct{}, error) {
+		func(ctx context.Context, in *RunRef) (*struct{}, error) {
 			return nil, problem(s.Recovery.Cancel(ctx, in.ID))
 		})
 	huma.Register(api, route(http.MethodPost, "/recoveries/plan", "plan-recovery", "What a recovery would do now, touching nothing"),
@@ -88,7 +89,7 @@ func (s *Server) runView(ctx context.Context, id string) (RunView, error) {
 
 // watch sends the whole run whenever its record or a result changes, at most every 200 ms: a recovery
 // makes many changes at once, and people read no faster.
-func (s *Server) watch(ctx context.Context, in *runID, send sse.Sender) {
+func (s *Server) watch(ctx context.Context, in *RunRef, send sse.Sender) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	changed := make(chan struct{}, 1)

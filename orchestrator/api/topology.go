@@ -37,7 +37,7 @@ type TopologyResult struct {
 
 func (s *Server) topologyRoutes(api huma.API) {
 	type request struct {
-		actor
+		Actor
 		Body TopologyRequest
 	}
 	huma.Register(api, route(http.MethodPost, "/topology/plan", "plan-topology", "What an apply would change"),
@@ -72,7 +72,7 @@ func (s *Server) topologyRoutes(api huma.API) {
 		})
 	huma.Register(api, route(http.MethodPost, "/revisions/{revision}/rollback", "rollback", "Apply an older revision again"),
 		func(ctx context.Context, in *struct {
-			actor
+			Actor
 			Revision int `path:"revision" minimum:"1"`
 		}) (*body[TopologyResult], error) {
 			_, t, err := s.Revisions.Load(ctx, in.Revision)

@@ -83,17 +83,23 @@ func (m *Monitor) Run(ctx context.Context, after func(context.Context)) {
 	m.started = m.cfg.Now()
 	m.mu.Unlock()
 	for ctx.Err() == nil {
-		begin := time.Now()
+		begin, seen := time.Now(), m.cfg.Topology()
 		m.Poll(ctx)
 		if after != nil && ctx.Err() == nil {
 			after(ctx)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(interval(m.cfg.Topology()) - time.Since(begin)):
+		// A new revision is looked at right away: what it adds is unknown until then.
+		for ctx.Err() == nil && m.cfg.Topology() == seen && time.Since(begin) < interval(seen) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(min(recheck, interval(seen)-time.Since(begin))):
+			}
 		}
 	}
 }
+
+// recheck is how often the monitor looks whether the topology has changed.
+const recheck = 200 * time.Millisecond
 
 func interval(t *topology.Topology) time.Duration {
 	every := 10 * time.Second

@@ -20,7 +20,7 @@ import (
 
 // Engine is what runs the workflows.
 type Engine interface {
-	StartRecovery(ctx context.Context, r state.Run) error
+	Start(ctx context.Context, r state.Run) error
 	Approve(ctx context.Context, run string, by state.Approval) error
 	Cancel(ctx context.Context, run string) error
 }
@@ -45,6 +45,14 @@ type Request struct {
 	Attestation string `json:"attestation,omitempty"`
 }
 
+// StartWorkload accepts the placement or release of one workload, under the same rules as Start.
+func (s *Service) StartWorkload(ctx context.Context, kind state.RunKind, workload, by string) (r state.Run, started bool, err error) {
+	if _, ok := s.Topology().Workloads[workload]; !ok {
+		return r, false, &fault.Error{Kind: fault.NotFound, What: "no such workload", Where: workload, Next: "rerack get workloads"}
+	}
+	return s.accept(ctx, state.Run{Kind: kind, Domain: "workload/" + workload, Trigger: "person", By: by, Workloads: []string{workload}})
+}
+
 // Start accepts a recovery. When one of the domain is under way, that one is returned and started is
 // false. An accepted run is durable before Start returns, and goes on after any crash.
 func (s *Service) Start(ctx context.Context, q Request) (r state.Run, started bool, err error) {
@@ -54,12 +62,16 @@ func (s *Service) Start(ctx context.Context, q Request) (r state.Run, started bo
 	if q.Runbook, err = s.runbook(q); err != nil {
 		return r, false, err
 	}
+	return s.accept(ctx, state.Run{Domain: q.Domain, Runbook: q.Runbook, Trigger: q.Trigger, By: q.By, Attestation: q.Attestation})
+}
+
+func (s *Service) accept(ctx context.Context, want state.Run) (r state.Run, started bool, err error) {
 	var id string
-	_, err = state.Update(ctx, s.Store, state.DomainsAt+q.Domain, func(d *state.Domain) error {
-		d.Domain = q.Domain
+	_, err = state.Update(ctx, s.Store, state.DomainsAt+want.Domain, func(d *state.Domain) error {
+		d.Domain = want.Domain
 		if d.Active == "" {
 			d.Last++
-			d.Active = runID(q.Domain, d.Last)
+			d.Active = runID(want.Domain, d.Last)
 		}
 		id = d.Active
 		return nil
@@ -68,8 +80,8 @@ func (s *Service) Start(ctx context.Context, q Request) (r state.Run, started bo
 		return r, false, err
 	}
 	// Whoever writes the run's record first has started it; the other finds it there.
-	r = state.Run{ID: id, Domain: q.Domain, Runbook: q.Runbook, Trigger: q.Trigger, By: q.By, Attestation: q.Attestation,
-		State: state.RunRunning, Requested: s.Now()}
+	r = want
+	r.ID, r.State, r.Requested = id, state.RunRunning, s.Now()
 	b, err := state.Encode(r)
 	if err != nil {
 		return r, false, err
@@ -85,7 +97,7 @@ func (s *Service) Start(ctx context.Context, q Request) (r state.Run, started bo
 	default:
 		return r, false, err
 	}
-	return r, started, s.Engine.StartRecovery(ctx, r)
+	return r, started, s.Engine.Start(ctx, r)
 }
 
 // Resume starts the workflow of every accepted run that has not ended: after a crash between accepting
@@ -99,7 +111,7 @@ func (s *Service) Resume(ctx context.Context) error {
 		if r.State.Ended() {
 			continue
 		}
-		if err := s.Engine.StartRecovery(ctx, r); err != nil {
+		if err := s.Engine.Start(ctx, r); err != nil {
 			return err
 		}
 	}

@@ -225,11 +225,21 @@ const (
 // Ended reports whether the run is over.
 func (s RunState) Ended() bool { return s != RunRunning && s != RunWaiting && s != "" }
 
-// Run is one recovery, as people see it.
+// RunKind is what a run does.
+type RunKind string
+
+const (
+	KindRecover RunKind = "" // a failure domain
+	KindPlace   RunKind = "place"
+	KindRelease RunKind = "release"
+)
+
+// Run is one durable procedure, as people see it.
 type Run struct {
 	ID          string            `json:"id"`
-	Domain      string            `json:"domain"`
-	Runbook     string            `json:"runbook"`
+	Kind        RunKind           `json:"kind,omitempty"`
+	Domain      string            `json:"domain"` // "workload/web1" for a placement or release
+	Runbook     string            `json:"runbook,omitempty"`
 	Trigger     string            `json:"trigger"` // person, api, alert, detector
 	By          string            `json:"by"`
 	Attestation string            `json:"attestation,omitempty"`

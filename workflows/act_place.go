@@ -1,0 +1,132 @@
+package workflows
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	fabric "rerack.dev/rerack/fabric/driver"
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/orchestrator/state"
+	"rerack.dev/rerack/orchestrator/store"
+)
+
+// OpenPlacement takes the lease of the run's workload, which must run nowhere.
+func (a *Activities) OpenPlacement(ctx context.Context, id string) (Scope, error) {
+	s, lease, err := a.openWorkload(ctx, id)
+	if err != nil {
+		return s, toTemporal(err)
+	}
+	if lease.Holder.Machine != "" && lease.Run != id {
+		return s, toTemporal(&fault.Error{Kind: fault.Conflict, Where: "workload " + lease.Workload, What: "it runs already",
+			Evidence: "on " + lease.Holder.Machine, Next: "rerack workload release " + lease.Workload})
+	}
+	// Placing one workload turns no machine into a Host: which image that takes is a runbook's word.
+	t, w := a.Topology(), s.Affected[0].Workload
+	if _, err := state.TakeLease(ctx, a.Store, w, id, s.Epoch, a.Now()); err != nil {
+		return s, toTemporal(err)
+	}
+	return s, toTemporal(a.result(ctx, id, w, func(r *state.Result) {
+		r.State, r.Priority = "planned", t.Workloads[w].Spec.Priority
+	}))
+}
+
+// OpenRelease freezes where the run's workload runs and raises its lease, so that nothing else starts it
+// meanwhile.
+func (a *Activities) OpenRelease(ctx context.Context, id string) (Scope, error) {
+	s, lease, err := a.openWorkload(ctx, id)
+	if err != nil {
+		return s, toTemporal(err)
+	}
+	if lease.Holder.Machine == "" {
+		return s, toTemporal(&fault.Error{Kind: fault.Conflict, Where: "workload " + s.Affected[0].Workload, What: "it runs nowhere"})
+	}
+	s.Affected[0].From = lease.Holder
+	if !lease.Holder.VM {
+		s.Machines = []string{lease.Holder.Machine}
+		for _, nic := range a.Topology().Machines[lease.Holder.Machine].Spec.NICs {
+			if !slices.Contains(s.Switches, nic.Switch) {
+				s.Switches = append(s.Switches, nic.Switch)
+			}
+		}
+		slices.Sort(s.Switches)
+	}
+	return s, nil
+}
+
+func (a *Activities) openWorkload(ctx context.Context, id string) (Scope, state.Lease, error) {
+	var s Scope
+	r, err := a.run(ctx, id)
+	if err != nil {
+		return s, state.Lease{}, err
+	}
+	name := strings.TrimPrefix(r.Domain, "workload/")
+	if _, ok := a.Topology().Workloads[name]; !ok {
+		return s, state.Lease{}, &fault.Error{Kind: fault.NotFound, Where: name, What: "no such workload"}
+	}
+	if s.Policy, err = a.policy(r); err != nil {
+		return s, state.Lease{}, err
+	}
+	if s.Epoch, err = state.NextEpoch(ctx, a.Store, id); err != nil {
+		return s, state.Lease{}, err
+	}
+	s.Affected = []Affected{{Workload: name}}
+	if err := a.updateRun(ctx, id, func(r *state.Run) error {
+		r.Epoch, r.Workloads = s.Epoch, []string{name}
+		return nil
+	}); err != nil {
+		return s, state.Lease{}, err
+	}
+	lease, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+name)
+	return s, lease, err
+}
+
+// StopWorkload ends the lease and stops the workload where it runs, read back.
+func (a *Activities) StopWorkload(ctx context.Context, s Step, sc Scope) error {
+	defer beating(ctx)()
+	w := sc.Affected[0]
+	if _, err := state.TakeLease(ctx, a.Store, w.Workload, s.Run, s.Epoch, a.Now()); err != nil {
+		return toTemporal(err)
+	}
+	if w.From.VM {
+		return toTemporal(a.stop(ctx, BootInput{Step: s, Name: w.Workload, Where: w.From}))
+	}
+	control, err := a.Devices.Machine(ctx, a.Topology().Machines[w.From.Machine])
+	if err != nil {
+		return toTemporal(err)
+	}
+	p := sc.Policy.Fencing
+	if _, err := control.Off(ctx, max(p.OffReadings, 1), p.OffInterval.Or(0)); err != nil {
+		return toTemporal(err)
+	}
+	return toTemporal(a.Store.Txn(ctx, store.Delete(state.BootsAt+w.From.Machine)))
+}
+
+// KeepWorkload gives the lease back to where the workload still runs.
+func (a *Activities) KeepWorkload(ctx context.Context, s Step, sc Scope) error {
+	w := sc.Affected[0]
+	_, err := state.Update(ctx, a.Store, state.LeasesAt+w.Workload, func(l *state.Lease) error {
+		if l.Run == s.Run && l.Epoch == s.Epoch { // else it was never taken, or a newer run has it
+			l.Holder, l.Healthy = w.From, true
+		}
+		return nil
+	})
+	return toTemporal(err)
+}
+
+// FreePorts puts the machines' ports on one switch into their provisioning network, where free machines
+// are; one without such a network is closed.
+func (a *Activities) FreePorts(ctx context.Context, in FenceInput) error {
+	defer beating(ctx)()
+	t := a.Topology()
+	w := newWiring()
+	for _, m := range in.Machines {
+		if t.Machines[m].Spec.Provisioning.Network == "" {
+			w.close(t, m, in.Epoch)
+			continue
+		}
+		w.connect(t, m, t.Machines[m].Spec.Provisioning.Network, nil, in.Epoch)
+	}
+	w.sort()
+	return toTemporal(a.applySwitch(ctx, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
+}
