@@ -32,7 +32,8 @@ const (
 //   - link: per switch the machine is cabled to, a switch that survives sees no carrier. The subject is
 //     "switch/x" when x stands in the domain and dies with it (all its uplinks are down, seen from the
 //     far ends) and "machine/m" when m's access port is on a surviving switch; Source names the seeing
-//     switch. Down seen by a switch of the domain itself does not count.
+//     switch and its port. Every uplink, or every access port, has to be seen. Down seen by a switch of
+//     the domain itself does not count.
 //   - storage: array or fabric misses the machine's login; only of machines listed in Stored.
 //   - agent: the agent or workload on the machine stopped reporting.
 //   - sensor, person: about the machine, or about the domain as a whole.
@@ -59,7 +60,8 @@ var evidenceOrder = [...]EvidenceKind{EvidenceBMC, EvidenceLink, EvidenceStorage
 // finding is what all fresh readings of one kind about one subject say together.
 type finding struct {
 	down, up bool
-	held     time.Duration // the shortest time a down has held; meaningless without down
+	held     time.Duration   // the shortest time a down has held; meaningless without down
+	sources  map[string]bool // who says down
 }
 
 type judgement struct {
@@ -151,6 +153,10 @@ func (j *judgement) add(e Evidence) {
 			f.held = held
 		}
 		f.down = true
+		if f.sources == nil {
+			f.sources = map[string]bool{}
+		}
+		f.sources[e.Source] = true
 	}
 	j.found[e.Kind][at] = f
 }
@@ -170,14 +176,20 @@ func (j *judgement) covers(k EvidenceKind, m string) bool {
 	case EvidenceSensor, EvidencePerson:
 		return j.down(k, j.facts.Domain) || j.down(k, subject)
 	case EvidenceLink:
-		homes := j.facts.Homes[m]
-		for _, s := range homes {
-			if j.inside[s] && j.down(k, "switch/"+s) || !j.inside[s] && j.down(k, subject+"@"+s) {
-				continue
-			}
-			return false
+		ports := map[string]int{}
+		for _, s := range j.facts.Homes[m] {
+			ports[s]++
 		}
-		return len(homes) > 0
+		for s, n := range ports {
+			at := subject + "@" + s
+			if j.inside[s] {
+				at, n = "switch/"+s, j.facts.Uplinks[s]
+			}
+			if !j.down(k, at) || len(j.found[k][at].sources) < n {
+				return false
+			}
+		}
+		return len(ports) > 0
 	default: // a silent switch, or a kind of a later version: no independent word on a machine
 		return false
 	}

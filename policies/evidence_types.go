@@ -62,7 +62,8 @@ type DomainFacts struct {
 	Machines   []string            // machines in it, without those in maintenance
 	Switches   []string            // switches in it
 	Stored     []string            // machines in it that use iSCSI or FC and so have logins to miss
-	Homes      map[string][]string // machine -> switches it is cabled to
+	Homes      map[string][]string // machine -> switches it is cabled to, once per NIC
+	Uplinks    map[string]int      // switch in it -> its uplinks; that many have to be seen down. Missing: one is enough
 	Total      int                 // machines of the whole site
 	SilentAll  int                 // machines of the whole site whose BMC is silent
 	Disclaimer string              // set when the observer itself was just started or cut off: no verdict
