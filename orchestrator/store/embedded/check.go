@@ -99,6 +99,9 @@ func check(r io.ReaderAt, size int64, visit func(key string, revision uint64, va
 		return head{}, fmt.Errorf("the records (%d, revision %d) are not those of the summary (%d, revision %d)",
 			got.Count, got.Revision, want.Count, want.Revision)
 	}
+	if want.Commit != meta.txid {
+		return head{}, fmt.Errorf("the records are those of commit %d, the last one was %d", want.Commit, meta.txid)
+	}
 	return want, c.freelist(meta.freelist)
 }
 

@@ -67,7 +67,7 @@ func initialize(path string) error {
 		if err != nil {
 			return err
 		}
-		return b.Put([]byte(keyHead), head{}.encode())
+		return b.Put([]byte(keyHead), head{Commit: uint64(tx.ID())}.encode())
 	})
 	return errors.Join(err, db.Close())
 }
@@ -175,7 +175,7 @@ func (s *Store) verify(ctx context.Context, tx *bbolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	got := head{Revision: want.Revision}
+	got := head{Commit: want.Commit, Revision: want.Revision}
 	err = tx.Bucket([]byte(bucketKV)).ForEach(func(key, raw []byte) error {
 		if err := ctx.Err(); err != nil {
 			return s.interrupted("back up store", err)

@@ -54,6 +54,7 @@ func decodeRecord(key, raw []byte) (revision uint64, sum uint32, value []byte, e
 // head is the summary of the whole content. It changes with every transaction, and a full check must
 // arrive at the same, so that records that vanish or come back whole are found out as well.
 type head struct {
+	Commit   uint64 // number of the file's transaction that wrote it; an older tree under a newer meta page has another
 	Revision uint64 // of the last transaction
 	Count    uint64 // of records
 	Sum      uint64 // of the records' checksums, modulo 2^64
@@ -62,7 +63,7 @@ type head struct {
 // headVersion is the first byte of a stored head and names the format of the file.
 const headVersion = 1
 
-const headSize = 1 + 3*8 + 4
+const headSize = 1 + 4*8 + 4
 
 func (h *head) add(sum uint32)    { h.Count++; h.Sum += uint64(sum) }
 func (h *head) remove(sum uint32) { h.Count--; h.Sum -= uint64(sum) }
@@ -70,6 +71,7 @@ func (h *head) remove(sum uint32) { h.Count--; h.Sum -= uint64(sum) }
 func (h head) encode() []byte {
 	out := make([]byte, 0, headSize)
 	out = append(out, headVersion)
+	out = binary.BigEndian.AppendUint64(out, h.Commit)
 	out = binary.BigEndian.AppendUint64(out, h.Revision)
 	out = binary.BigEndian.AppendUint64(out, h.Count)
 	out = binary.BigEndian.AppendUint64(out, h.Sum)
@@ -85,8 +87,9 @@ func decodeHead(raw []byte) (head, error) {
 		return head{}, errors.New("the summary does not match its checksum")
 	}
 	return head{
-		Revision: binary.BigEndian.Uint64(body[1:]),
-		Count:    binary.BigEndian.Uint64(body[9:]),
-		Sum:      binary.BigEndian.Uint64(body[17:]),
+		Commit:   binary.BigEndian.Uint64(body[1:]),
+		Revision: binary.BigEndian.Uint64(body[9:]),
+		Count:    binary.BigEndian.Uint64(body[17:]),
+		Sum:      binary.BigEndian.Uint64(body[25:]),
 	}, nil
 }

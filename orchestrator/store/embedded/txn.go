@@ -154,6 +154,7 @@ func (s *Store) commit(h head, group []*request) head {
 			if next == h {
 				return errNoWrites
 			}
+			next.Commit = uint64(tx.ID())
 			return tx.Bucket([]byte(bucketMeta)).Put([]byte(keyHead), next.encode())
 		})
 	})
