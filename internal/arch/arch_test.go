@@ -69,6 +69,8 @@ func mayImport(from, to string) bool {
 		return !under(to, "cmd", "test")
 	case under(from, "test/world"):
 		return under(to, "orchestrator/topology")
+	case under(from, "test/workflowtest"): // in-memory drivers, which the workflows' own tests run on
+		return under(to, "test/world", "workflows") || under(to, "orchestrator", "policies") && !under(to, "orchestrator/api") || under(to, layers...)
 	case under(from, "test/gen", "examples"):
 		return under(to, "orchestrator/topology", "examples")
 	case under(from, "test"):

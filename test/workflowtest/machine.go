@@ -1,0 +1,178 @@
+package workflowtest
+
+import (
+	"context"
+	"net/netip"
+	"strconv"
+	"time"
+
+	bmc "rerack.dev/rerack/bmc/driver"
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/pxe"
+	"rerack.dev/rerack/test/world"
+	"rerack.dev/rerack/workflows"
+)
+
+// Machine implements workflows.Devices.
+func (d *DataCentre) Machine(_ context.Context, m topology.Machine) (workflows.MachineControl, error) {
+	if m.Meta.Name == "" {
+		return nil, &fault.Error{Kind: fault.NotFound, What: "the machine is not in the topology any more"}
+	}
+	return &control{d, m.Meta.Name}, nil
+}
+
+// PowerOf implements workflows.Observer.
+func (d *DataCentre) PowerOf(machine string) bmc.Reading {
+	c := control{d, machine}
+	r, err := c.reading()
+	if err != nil {
+		return bmc.Reading{State: bmc.PowerUnknown, At: d.Now()}
+	}
+	return r
+}
+
+// control is one machine's BMC.
+type control struct {
+	d    *DataCentre
+	name string
+}
+
+func (c *control) key() string { return "machine/" + c.name }
+
+func (c *control) reading() (bmc.Reading, error) {
+	p := c.d.World.Power(c.name)
+	if !p.Reachable {
+		return bmc.Reading{State: bmc.PowerUnknown}, &fault.Error{Kind: fault.Unreachable, Where: c.key(), What: "read power"}
+	}
+	r := bmc.Reading{State: bmc.PowerOff, At: c.d.Now(), Source: "memory"}
+	if p.Reported {
+		r.State = bmc.PowerOn
+	}
+	return r, nil
+}
+
+// Power implements workflows.MachineControl.
+func (c *control) Power(context.Context) (bmc.Reading, error) { return c.reading() }
+
+// Off implements workflows.MachineControl.
+func (c *control) Off(ctx context.Context, readings int, gap time.Duration) ([]bmc.Reading, error) {
+	err := c.d.do(ctx, c.key(), func() error {
+		r, err := c.reading()
+		if err != nil || r.State == bmc.PowerOff {
+			return err
+		}
+		if c.d.defect(c.name) == NeverTurnsOff {
+			return &fault.Error{Kind: fault.Unverified, Where: c.key(), What: "power off", Evidence: "reads on"}
+		}
+		c.d.note(Act{Device: c.key(), Object: "power", State: "off"})
+		return c.d.World.Press(c.name, false, "rerack")
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []bmc.Reading
+	for range readings {
+		r, err := c.reading()
+		if err != nil || r.State != bmc.PowerOff {
+			return out, &fault.Error{Kind: fault.Unverified, Where: c.key(), What: "read power as off", Err: err, Evidence: string(r.State)}
+		}
+		out = append(out, r)
+		c.d.clock.Sleep(gap)
+	}
+	return out, nil
+}
+
+// On implements workflows.MachineControl. The machine boots before On returns, as far as it gets.
+func (c *control) On(ctx context.Context, boot bmc.BootOverride, _ time.Duration) error {
+	return c.d.do(ctx, c.key(), func() error {
+		r, err := c.reading()
+		if err != nil || r.State == bmc.PowerOn {
+			return err
+		}
+		c.d.note(Act{Device: c.key(), Object: "power", State: "on"})
+		if err := c.d.World.Press(c.name, true, "rerack"); err != nil {
+			return err
+		}
+		if r, err = c.reading(); err != nil || r.State != bmc.PowerOn {
+			return &fault.Error{Kind: fault.Unverified, Where: c.key(), What: "power on", Err: err, Evidence: string(r.State)}
+		}
+		if life, on := c.d.World.Life(c.name); on && boot.Device == bmc.BootPXE {
+			c.d.netBoot(ctx, life, "")
+		}
+		return nil
+	})
+}
+
+// StayOff implements workflows.MachineControl.
+func (c *control) StayOff(context.Context) error {
+	if _, err := c.reading(); err != nil {
+		return err
+	}
+	return c.d.World.SetRestore(c.name, world.RestoreOff)
+}
+
+// netBoot is what a machine or VM does from its firmware on. Where it gets stuck it stays: the workflow
+// sees no more of it.
+func (d *DataCentre) netBoot(ctx context.Context, l world.Life, vm string) {
+	name := l.Machine
+	if vm != "" {
+		name = "vm-" + vm
+	}
+	rec, ok := d.bootRecord(ctx, name)
+	if !ok || !d.hears(l, vm, rec.Address) {
+		return
+	}
+	nonce := name + "#" + strconv.FormatUint(l.Boot, 10)
+	report := func(k pxe.Kind, agent, detail string) bool {
+		return d.plane.Reached(ctx, pxe.Milestone{Machine: name, Run: rec.Run, Epoch: rec.Epoch, Kind: k, At: d.Now(),
+			Nonce: nonce, AgentURL: agent, Detail: detail}) == nil
+	}
+	d.clock.Sleep(time.Second)
+	report(pxe.KindDHCP, "", "")
+	switch d.defect(l.Machine) {
+	case NeverPhonesHome:
+		return
+	case ReportsFailure:
+		report(pxe.KindFailed, "", "disk controller not found")
+		return
+	case Sound, NeverServes, NeverTurnsOff:
+	}
+	if rec.Workload == "" {
+		if d.World.BecomeHost(l) == nil {
+			d.become(l)
+			report(pxe.KindPhoneHome, "memory://"+l.Machine, "")
+		}
+		return
+	}
+	if !report(pxe.KindPhoneHome, "", "") || d.defect(l.Machine) == NeverServes {
+		return
+	}
+	if d.serve(l, vm, rec.Workload, rec.Epoch) == nil {
+		report(pxe.KindHealthy, "", "")
+	}
+}
+
+// hears reports whether the boot servers' answers for an address get to the machine's firmware: untagged
+// on a port of a machine, on the VLAN of its NIC for a VM.
+func (d *DataCentre) hears(l world.Life, vm, address string) bool {
+	p, err := netip.ParsePrefix(address)
+	if err != nil {
+		return false
+	}
+	for _, n := range d.topo.Networks {
+		if !n.Spec.Subnet.Contains(p.Addr()) {
+			continue
+		}
+		if vm != "" {
+			_, _, ok := d.World.Carrying(l.Machine, n.Spec.VLAN)
+			return ok
+		}
+		for _, nic := range d.topo.Machines[l.Machine].Spec.NICs {
+			if _, _, vlan, ok := d.World.Untagged(l.Machine, nic.Name); ok && vlan == n.Spec.VLAN {
+				return true
+			}
+		}
+	}
+	return false
+}
