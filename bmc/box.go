@@ -217,7 +217,10 @@ func probe(ctx context.Context, openers map[Protocol]Opener, ep Endpoint) (Proto
 				found = a.p
 			}
 		case found == Redfish:
-		case a.p == Redfish && k != fault.Unreachable && k != fault.Timeout && k != fault.Unsupported:
+		case a.p == Redfish && k != fault.Unreachable && k != fault.Unsupported:
+			if k == fault.Timeout { // it may speak Redfish in a moment: that is no reason for IPMI
+				return "", &fault.Error{Kind: fault.Unreachable, What: "find out the protocol", Err: a.err}
+			}
 			return "", a.err
 		default:
 			errs = append(errs, fmt.Errorf("%s: %w", a.p, a.err))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -150,11 +151,17 @@ func (d *demo) begin(ctx context.Context, sc scenario, post time.Duration) error
 	var v policies.Verdict
 	if err := until(ctx, func() bool {
 		v, err = get[policies.Verdict](ctx, d.cl, "/domains/"+rackA+"/verdict")
-		return err == nil && v.State == policies.VerdictUp
+		return err == nil && v.State == policies.VerdictUp && d.allRead(ctx)
 	}); err != nil {
 		return &fault.Error{Kind: fault.Timeout, Where: rackA, What: "it is not seen up", Evidence: v.Reason, Err: err}
 	}
 	return nil
+}
+
+// allRead says whether the power of every machine has been read once.
+func (d *demo) allRead(ctx context.Context) bool {
+	list, err := get[[]api.MachineView](ctx, d.cl, "/machines")
+	return err == nil && !slices.ContainsFunc(list, func(m api.MachineView) bool { return m.PowerAt.IsZero() })
 }
 
 func (d *demo) startRecovery(ctx context.Context, attest string) error {

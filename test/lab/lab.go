@@ -100,6 +100,7 @@ func (l *Lab) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	l.allowForPost()
 	if err := l.writeTopology(); err != nil {
 		return err
 	}

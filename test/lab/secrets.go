@@ -11,6 +11,9 @@ import (
 	"rerack.dev/rerack/orchestrator/topology"
 )
 
+// maxIPMIPassword is the longest password of IPMI 2.0 (section 22.30). A BMC has one for both protocols.
+const maxIPMIPassword = 20
+
 // Credential is a login to one device, or to all that share its name.
 type Credential struct {
 	Username string `json:"username"`
@@ -25,7 +28,7 @@ func makeSecrets(t *topology.Topology) secrets {
 	s := secrets{}
 	need := func(name string) {
 		if _, ok := s[name]; !ok && name != "" {
-			s[name] = Credential{Username: "rerack", Password: rand.Text()}
+			s[name] = Credential{Username: "rerack", Password: rand.Text()[:maxIPMIPassword]}
 		}
 	}
 	for _, m := range t.Machines {
