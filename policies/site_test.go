@@ -79,7 +79,6 @@ func (s site) workload(name string, priority, cpus, gib int, more ...func(*topol
 
 func repurposable(w *topology.WorkloadSpec) { w.Repurposable = true }
 func physical(w *topology.WorkloadSpec)     { w.RunsOn = topology.Physical }
-func virtual(w *topology.WorkloadSpec)      { w.RunsOn = topology.Virtual }
 func spread(group string) func(*topology.WorkloadSpec) {
 	return func(w *topology.WorkloadSpec) { w.SpreadGroup = group }
 }

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 
 	"go.etcd.io/bbolt"
+	bberrors "go.etcd.io/bbolt/errors"
 
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/store"
@@ -186,7 +187,7 @@ func (s *Store) view(fn func(*bbolt.Tx) error) error {
 	default:
 	}
 	err := guard(func() error { return s.db.View(fn) })
-	if errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+	if errors.Is(err, bberrors.ErrDatabaseNotOpen) {
 		return s.closedError()
 	}
 	return s.noteDamage(err)

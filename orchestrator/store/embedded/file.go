@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bberrors "go.etcd.io/bbolt/errors"
 
 	"rerack.dev/rerack/internal/fault"
 )
@@ -148,7 +149,7 @@ func fileError(what, path string, err error) error {
 		e.Kind, e.Next = fault.Invalid, "create the directory "+filepath.Dir(path)
 	case errors.Is(err, fs.ErrPermission):
 		e.Kind, e.Next = fault.Invalid, "give this user read and write access to the file and its directory"
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bberrors.ErrTimeout):
 		e.Kind, e.Next = fault.Conflict, "stop the process that has the file open"
 	}
 	return e
