@@ -1,0 +1,72 @@
+// Package e2e runs the built binary as its users do: real processes, real sockets, on loopback.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// binary is the rerack under test.
+func binary(t *testing.T) string {
+	t.Helper()
+	path := os.Getenv("RERACK_BIN")
+	if path == "" {
+		t.Fatal("RERACK_BIN does not name the binary; run make e2e")
+	}
+	return path
+}
+
+// Every scenario of the demo ends as it should, with all invariants of the simulated world intact. The
+// binary itself compares the end with the one wanted and exits with 0 only then.
+func TestDemoScenarios(t *testing.T) {
+	for name, wants := range map[string][]string{
+		"story":         {"20/20 recovered: 8 bare metal, 12 as VMs on 2 new hosts", "agree for all 20 machines"},
+		"scarce":        {"11/20 recovered", "machines: ", "9 of 20 workloads stay down"},
+		"partition":     {": suspect", "2 independent kinds are needed", "signs of life"},
+		"half-alive":    {"20/20 recovered", "a person attests it, although machine/a03, machine/a11 show life"},
+		"power-returns": {"20/20 recovered", "Powered on although fenced, cut off from network and storage: a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "demo")
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			defer cancel()
+			var out bytes.Buffer
+			cmd := exec.CommandContext(ctx, binary(t), "demo", "--scenario", name, "--post", "0s", "--dir", dir)
+			cmd.Stdout, cmd.Stderr = &out, &out
+			// Asked to end, it takes its lab and server along.
+			cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+			cmd.WaitDelay = 30 * time.Second
+			if err := cmd.Run(); err != nil {
+				t.Errorf("%v\n%s", err, out.String())
+				for _, log := range []string{"lab.log", "server.log"} {
+					if b, err := os.ReadFile(filepath.Join(dir, log)); err == nil {
+						t.Logf("%s:\n%s", log, tail(string(b), 40))
+					}
+				}
+			}
+			for _, want := range append(wants, "all invariants hold") {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("the output does not say %q", want)
+				}
+			}
+			if t.Failed() {
+				t.Log(out.String())
+			}
+			if figures := regexp.MustCompile(`(?m)^Detection .*$`).FindString(out.String()); figures != "" {
+				t.Log(figures)
+			}
+		})
+	}
+}
+
+func tail(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
