@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -133,6 +134,8 @@ func (r *recovery) boot(ctx workflow.Context, round int, plan Planned, lost loss
 		child := workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 			WorkflowID:        bootID(in.Step, in.Name, in.Host),
 			ParentClosePolicy: enums.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
+			// A cancelled run is closed only when its targets are stopped.
+			WaitForCancellation: true,
 		})
 		return workflow.ExecuteChildWorkflow(child, BootTarget, in).Get(ctx, nil)
 	}
@@ -201,12 +204,19 @@ func (r *recovery) boot(ctx workflow.Context, round int, plan Planned, lost loss
 				return
 			}
 			lost.Workloads[a.Workload] = reason(err)
-			if !a.VM {
+			if !a.VM || silent(err) {
 				lost.Machines[a.Machine] = reason(err)
 			}
 		})
 	}
 	wg.Wait(ctx)
+}
+
+// silent reports whether a target failed because its device did not answer: for a VM that is its Host,
+// which then is no place for the next one either.
+func silent(err error) bool {
+	var app *temporal.ApplicationError
+	return errors.As(err, &app) && app.Type() == fault.Unreachable.String()
 }
 
 func (r *recovery) isPending(w string) bool {

@@ -20,12 +20,16 @@ const TaskQueue = "rerack"
 
 // Limits are in time, not in attempts: a device that is busy for a minute is retried for a minute.
 
+// All wait for cancellation: what follows a cancelled step, such as the stop of a target that is being
+// powered on, must not run beside it.
+
 // quick is for work on the store: milliseconds, repeated until it goes through.
 func quick(ctx workflow.Context) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout:    20 * time.Second,
 		HeartbeatTimeout:       5 * time.Second,
 		ScheduleToCloseTimeout: 10 * time.Minute,
+		WaitForCancellation:    true,
 		RetryPolicy:            retry(200*time.Millisecond, 5*time.Second),
 	})
 }
@@ -36,6 +40,7 @@ func device(ctx workflow.Context, limit time.Duration) workflow.Context {
 		StartToCloseTimeout:    limit,
 		HeartbeatTimeout:       5 * time.Second,
 		ScheduleToCloseTimeout: limit,
+		WaitForCancellation:    true,
 		RetryPolicy:            retry(300*time.Millisecond, 3*time.Second),
 	})
 }
@@ -45,6 +50,7 @@ func wait(ctx workflow.Context, limit time.Duration) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: limit + time.Minute,
 		HeartbeatTimeout:    5 * time.Second,
+		WaitForCancellation: true,
 		RetryPolicy:         retry(500*time.Millisecond, 5*time.Second),
 	})
 }
