@@ -49,8 +49,37 @@ func (a *Activities) FencePower(ctx context.Context, in FenceInput) (Fences, err
 			return nil
 		})
 	}
+	for _, w := range in.Workloads {
+		g.Go(func() error {
+			if f, is := a.fenceVM(bounded, in, w); is {
+				mu.Lock()
+				defer mu.Unlock()
+				out["workload/"+w] = f
+			}
+			return nil
+		})
+	}
 	_ = g.Wait() // the functions return no error
 	return out, toTemporal(ctx.Err())
+}
+
+// fenceVM stops a workload that was last a VM of a Host which is not to be fenced itself; is says
+// whether it was.
+func (a *Activities) fenceVM(ctx context.Context, in FenceInput, w string) (f policies.Fence, is bool) {
+	l, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+w)
+	// Only the former holder: this may be tried again while the workload is being started elsewhere.
+	last := l.Former
+	if err == nil && (!last.VM || l.Epoch != in.Epoch || slices.Contains(in.Machines, last.Machine)) {
+		return f, false
+	}
+	f = policies.Fence{Kind: policies.FencePower, Detail: "its virtual machine on " + last.Machine + " is stopped"}
+	if err == nil {
+		err = a.stop(ctx, BootInput{Step: Step{Run: in.Run, Epoch: in.Epoch}, Name: w, Where: last}, topology.FencingPolicy{})
+	}
+	if f.Confirmed = err == nil; err != nil {
+		f.Detail = "its virtual machine on " + last.Machine + " could not be stopped: " + err.Error()
+	}
+	return f, true
 }
 
 func (a *Activities) fencePower(ctx context.Context, m topology.Machine, p topology.FencingPolicy) policies.Fence {
@@ -213,6 +242,11 @@ func (a *Activities) JudgeFences(ctx context.Context, in JudgeInput) ([]string, 
 		if !ok && in.PowerPending {
 			continue
 		}
+		if ok {
+			if err := state.CutOff(ctx, a.Store, w, in.Run, in.Epoch); err != nil {
+				return nil, toTemporal(err)
+			}
+		}
 		if err := a.result(ctx, in.Run, w, func(r *state.Result) {
 			if ok {
 				r.State = "fenced"
@@ -232,25 +266,22 @@ func (a *Activities) JudgeFences(ctx context.Context, in JudgeInput) ([]string, 
 	return met, nil
 }
 
-// fencedEnough decides for one workload: what counts is the machine it ran on, or last tried to.
+// fencedEnough decides for one workload: what counts is who its lease says had it last.
 func (a *Activities) fencedEnough(ctx context.Context, in JudgeInput, w string) (bool, string, error) {
-	r, _, err := state.Load[state.Result](ctx, a.Store, state.ResultsAt+in.Run+"/"+w)
+	l, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+w)
 	if err != nil {
 		return false, "", err
 	}
-	former := r.From
-	if r.Where.Machine != "" {
-		former = r.Where.Machine
-	}
-	if r.Where.VM && !slices.Contains(in.Machines, former) {
-		// Its Host lives on, so the VM itself must have been seen to stop.
-		if r.Times["stopped"].Before(r.Times["power-on"]) {
-			return false, "its virtual machine on " + former + " could not be stopped", nil
-		}
-		return true, "", nil
-	}
-	if !slices.Contains(in.Machines, former) {
+	former := l.LastHolder().Machine
+	switch {
+	case former == "":
 		return true, "", nil // it ran nowhere since the last fence
+	case slices.Contains(in.Machines, former):
+	case l.LastHolder().VM: // its Host lives on, so the VM itself must have been seen to stop
+		f := in.Got[policies.FencePower]["workload/"+w]
+		return f.Confirmed, f.Detail, nil
+	default:
+		return false, former + " had it and is not being fenced", nil
 	}
 	needs := policies.Needs(a.Topology(), w)
 	needs.Machine = former

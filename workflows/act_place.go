@@ -9,6 +9,7 @@ import (
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/store"
+	"rerack.dev/rerack/policies"
 )
 
 // OpenPlacement takes the lease of the run's workload, which must run nowhere.
@@ -20,6 +21,10 @@ func (a *Activities) OpenPlacement(ctx context.Context, id string) (Scope, error
 	if lease.Holder.Machine != "" && lease.Run != id {
 		return s, toTemporal(&fault.Error{Kind: fault.Conflict, Where: "workload " + lease.Workload, What: "it runs already",
 			Evidence: "on " + lease.Holder.Machine, Next: "rerack workload release " + lease.Workload})
+	}
+	if lease.Former.Machine != "" {
+		return s, toTemporal(&fault.Error{Kind: fault.Unsafe, Where: "workload " + lease.Workload, What: "start it elsewhere",
+			Evidence: lease.Former.Machine + " had it and is not known to be cut off", Next: "recover the failure domain of " + lease.Former.Machine})
 	}
 	// Placing one workload turns no machine into a Host: which image that takes is a runbook's word.
 	t, w := a.Topology(), s.Affected[0].Workload
@@ -88,18 +93,14 @@ func (a *Activities) StopWorkload(ctx context.Context, s Step, sc Scope) error {
 	if _, err := state.TakeLease(ctx, a.Store, w.Workload, s.Run, s.Epoch, a.Now()); err != nil {
 		return toTemporal(err)
 	}
-	if w.From.VM {
-		return toTemporal(a.stop(ctx, BootInput{Step: s, Name: w.Workload, Where: w.From}))
-	}
-	control, err := a.Devices.Machine(ctx, a.Topology().Machines[w.From.Machine])
-	if err != nil {
+	in := BootInput{Step: s, Name: w.Workload, Where: w.From}
+	if err := a.stop(ctx, in, sc.Policy.Fencing); err != nil {
 		return toTemporal(err)
 	}
-	p := sc.Policy.Fencing
-	if _, err := control.Off(ctx, max(p.OffReadings, 1), p.OffInterval.Or(0)); err != nil {
+	if err := state.CutOff(ctx, a.Store, w.Workload, s.Run, s.Epoch); err != nil {
 		return toTemporal(err)
 	}
-	return toTemporal(a.Store.Txn(ctx, store.Delete(state.BootsAt+w.From.Machine)))
+	return toTemporal(a.Store.Txn(ctx, store.Delete(state.BootsAt+in.bootName())))
 }
 
 // KeepWorkload gives the lease back to where the workload still runs.
@@ -107,7 +108,7 @@ func (a *Activities) KeepWorkload(ctx context.Context, s Step, sc Scope) error {
 	w := sc.Affected[0]
 	_, err := state.Update(ctx, a.Store, state.LeasesAt+w.Workload, func(l *state.Lease) error {
 		if l.Run == s.Run && l.Epoch == s.Epoch { // else it was never taken, or a newer run has it
-			l.Holder, l.Healthy = w.From, true
+			l.Holder, l.Former, l.Healthy = w.From, policies.Where{}, true
 		}
 		return nil
 	})

@@ -169,7 +169,7 @@ func (a *Activities) PlacementInput(ctx context.Context, run string, pending []s
 		}
 	}
 	for _, m := range s.Machines {
-		in.Unusable[m] = "it is in the burned domain"
+		in.Unusable[m] = "this run cuts it off"
 	}
 	return in, nil
 }
@@ -188,6 +188,8 @@ func unusable(rec state.Machine, run string, m topology.Machine, power bmc.Readi
 		return "run " + rec.Claim.Run + " has claimed it"
 	case power.State == bmc.PowerUnknown || power.State == "":
 		return "its BMC does not answer"
+	case rec.Host != nil && power.State != bmc.PowerOn:
+		return "it is a host and not powered on"
 	}
 	return ""
 }
@@ -292,8 +294,10 @@ func (a *Activities) evict(ctx context.Context, s Step, e policies.Eviction) err
 	if _, err := control.Off(ctx, max(p.Fencing.OffReadings, 1), p.Fencing.OffInterval.Or(0)); err != nil {
 		return err
 	}
-	_, err = state.TakeLease(ctx, a.Store, e.Workload, s.Run, s.Epoch, a.Now())
-	return err
+	if _, err = state.TakeLease(ctx, a.Store, e.Workload, s.Run, s.Epoch, a.Now()); err != nil {
+		return err
+	}
+	return state.CutOff(ctx, a.Store, e.Workload, s.Run, s.Epoch)
 }
 
 // loadRound reads what a device step needs: the plan, and who holds what.

@@ -3,6 +3,7 @@ package workflows
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -119,11 +120,12 @@ func (a *Activities) openScope(ctx context.Context, id string) (Scope, error) {
 		if err != nil {
 			return s, err
 		}
-		if inside[l.Holder.Machine] || down {
-			s.Affected = append(s.Affected, Affected{l.Workload, l.Holder})
+		if last := l.LastHolder(); inside[last.Machine] || down {
+			s.Affected = append(s.Affected, Affected{l.Workload, last})
 			names = append(names, l.Workload)
 		}
 	}
+	a.addFormer(&s, leases)
 	sort.Slice(s.Affected, func(i, j int) bool { return s.Affected[i].Workload < s.Affected[j].Workload })
 	_, err = state.Update(ctx, a.Store, state.RunsAt+id, func(r *state.Run) error {
 		r.Epoch, r.Workloads = s.Epoch, names
@@ -143,6 +145,29 @@ func (a *Activities) staysDown(ctx context.Context, l state.Lease, domain string
 	}
 	before, _, err := state.Load[state.Run](ctx, a.Store, state.RunsAt+l.Run)
 	return before.Domain == domain, err
+}
+
+// addFormer adds machines outside the domain on which an earlier run tried to start an affected workload
+// and that are not known to be cut off. One that serves something else by now has been booted anew, so
+// that nothing of the former workload is left on it.
+func (a *Activities) addFormer(s *Scope, leases []state.Lease) {
+	serves := map[string]string{}
+	for _, l := range leases {
+		if l.Healthy && !l.Holder.VM {
+			serves[l.Holder.Machine] = l.Workload
+		}
+	}
+	for i, w := range s.Affected {
+		m := w.From.Machine
+		if m == "" || w.From.VM || slices.Contains(s.Machines, m) {
+			continue
+		}
+		if serves[m] != "" {
+			s.Affected[i].From = policies.Where{}
+			continue
+		}
+		s.Machines = append(s.Machines, m)
+	}
 }
 
 // TakeOver raises every affected workload's lease to the run's epoch and writes down, before anything
@@ -167,6 +192,11 @@ func (a *Activities) TakeOver(ctx context.Context, id string, s Scope) error {
 	for _, w := range s.Affected {
 		if _, err := state.TakeLease(ctx, a.Store, w.Workload, id, s.Epoch, now); err != nil {
 			return toTemporal(err)
+		}
+		if w.From == (policies.Where{}) {
+			if err := state.CutOff(ctx, a.Store, w.Workload, id, s.Epoch); err != nil {
+				return toTemporal(err)
+			}
 		}
 		err := a.result(ctx, id, w.Workload, func(r *state.Result) {
 			r.From, r.State, r.Priority = w.From.Machine, "fencing", t.Workloads[w.Workload].Spec.Priority
@@ -230,6 +260,11 @@ func (a *Activities) CloseRun(ctx context.Context, id string, res RecoverResult)
 			return toTemporal(err)
 		}
 	}
+	for _, w := range r.Workloads {
+		if err := a.abandon(ctx, r, w); err != nil {
+			return toTemporal(err)
+		}
+	}
 	if err := a.releaseClaims(ctx, id); err != nil {
 		return toTemporal(err)
 	}
@@ -251,6 +286,26 @@ func (a *Activities) CloseRun(ctx context.Context, id string, res RecoverResult)
 		return nil
 	})
 	return toTemporal(err)
+}
+
+// abandon takes the lease back from a target that the run started and did not see healthy, as it happens
+// when it is cancelled. Unless the target was seen to stop, a later run has to cut it off first.
+func (a *Activities) abandon(ctx context.Context, r state.Run, w string) error {
+	res, _, err := state.Load[state.Result](ctx, a.Store, state.ResultsAt+r.ID+"/"+w)
+	if err != nil || res.State == "healthy" || res.Where == (policies.Where{}) {
+		return err
+	}
+	l, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+w)
+	if err != nil || l.Run != r.ID || l.Holder != res.Where {
+		return err
+	}
+	if err := state.WithdrawLease(ctx, a.Store, w, r.ID, r.Epoch, a.Now()); err != nil {
+		return err
+	}
+	if res.Times["stopped"].Before(res.Times["power-on"]) {
+		return nil
+	}
+	return state.CutOff(ctx, a.Store, w, r.ID, r.Epoch)
 }
 
 // releaseClaims gives back machines that the run claimed and does not use: those that hold no lease

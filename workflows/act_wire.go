@@ -6,7 +6,6 @@ import (
 	fabric "rerack.dev/rerack/fabric/driver"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/store"
-	"rerack.dev/rerack/policies"
 	san "rerack.dev/rerack/sanzoning/driver"
 )
 
@@ -47,29 +46,56 @@ type RetireInput struct {
 }
 
 // Retire marks machines that failed as suspect, takes them out of the run's claims, and withdraws the
-// leases of workloads that did not come up, before they are fenced.
-func (a *Activities) Retire(ctx context.Context, in RetireInput) error {
+// leases of workloads that did not come up, before they are fenced. A machine on which something else is
+// healthy - a Host with other VMs - keeps running and gets nothing new; to cut are the others.
+func (a *Activities) Retire(ctx context.Context, in RetireInput) (cut []string, err error) {
 	defer beating(ctx)()
 	now := a.Now()
+	serves, err := a.serving(ctx)
+	if err != nil {
+		return nil, toTemporal(err)
+	}
 	for _, m := range sortedKeys(in.Lost.Machines) {
 		why := in.Lost.Machines[m]
 		if _, err := state.Update(ctx, a.Store, state.MachinesAt+m, func(rec *state.Machine) error {
-			rec.Machine, rec.Claim, rec.Host = m, nil, nil
+			rec.Machine, rec.Claim = m, nil
+			if !serves[m] {
+				rec.Host = nil
+			}
 			if rec.Suspect == nil {
 				rec.Suspect = &state.Suspect{Run: in.Run, Reason: why, Since: now}
 			}
 			return nil
 		}); err != nil {
-			return toTemporal(err)
+			return nil, toTemporal(err)
 		}
+		if serves[m] {
+			continue
+		}
+		cut = append(cut, m)
 		if err := a.Store.Txn(ctx, store.Delete(state.BootsAt+m)); err != nil {
-			return toTemporal(err)
+			return nil, toTemporal(err)
 		}
 	}
 	for _, w := range sortedKeys(in.Lost.Workloads) {
-		if err := state.GrantLease(ctx, a.Store, w, in.Run, in.Epoch, policies.Where{}, now); err != nil {
-			return toTemporal(err)
+		if err := state.WithdrawLease(ctx, a.Store, w, in.Run, in.Epoch, now); err != nil {
+			return nil, toTemporal(err)
 		}
 	}
-	return nil
+	return cut, nil
+}
+
+// serving lists the machines on which some workload is healthy.
+func (a *Activities) serving(ctx context.Context) (map[string]bool, error) {
+	leases, err := state.List[state.Lease](ctx, a.Store, state.LeasesAt)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for _, l := range leases {
+		if l.Healthy {
+			out[l.Holder.Machine] = true
+		}
+	}
+	return out, nil
 }

@@ -66,11 +66,22 @@ func closing(ctx workflow.Context, run string, f func(workflow.Context) (Recover
 	case err != nil:
 		res = RecoverResult{State: state.RunFailed, Reason: reason(err)}
 	}
-	if cerr := workflow.ExecuteActivity(quick(last), (*Activities).CloseRun, run, res).Get(last, nil); cerr != nil {
+	// A run that is not closed blocks its domain for ever, so that even a final refusal is asked again.
+	cerr := workflow.ExecuteActivity(quick(last), (*Activities).CloseRun, run, res).Get(last, nil)
+	for tries := 1; cerr != nil && tries < closeTries; tries++ {
+		if err := workflow.Sleep(last, time.Minute); err != nil {
+			return res, err
+		}
+		cerr = workflow.ExecuteActivity(quick(last), (*Activities).CloseRun, run, res).Get(last, nil)
+	}
+	if cerr != nil {
 		return res, cerr
 	}
 	return res, err
 }
+
+// closeTries is how often closing is tried, each try being retried for ten minutes by itself.
+const closeTries = 60
 
 func newRecovery(in RecoverInput) *recovery {
 	return &recovery{in: in, tried: map[string][]string{}, healthy: map[string]bool{}, started: map[string]bool{}}
@@ -245,12 +256,12 @@ func (r *recovery) retire(ctx workflow.Context, round int, plan Planned, lost lo
 	}
 	err = r.phase(ctx, fmt.Sprintf("retire %d", round), func() (string, error) {
 		in := RetireInput{Step: r.step(round), Lost: lost}
-		if err := workflow.ExecuteActivity(quick(ctx), (*Activities).Retire, in).Get(ctx, nil); err != nil {
+		var cut, bad []string
+		if err := workflow.ExecuteActivity(quick(ctx), (*Activities).Retire, in).Get(ctx, &cut); err != nil {
 			return "", err
 		}
 		// Only what was powered on can hold an identity; a victim that could not be evicted keeps running.
-		var bad []string
-		for _, m := range sortedKeys(lost.Machines) {
+		for _, m := range cut {
 			if r.started[m] {
 				bad = append(bad, m)
 			}

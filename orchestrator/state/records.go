@@ -26,9 +26,11 @@ type Lease struct {
 	Workload string         `json:"workload"`
 	Epoch    uint64         `json:"epoch"`
 	Holder   policies.Where `json:"holder"` // zero: nobody holds it
-	Run      string         `json:"run,omitempty"`
-	Since    time.Time      `json:"since"`
-	Healthy  bool           `json:"healthy"`
+	// Former is who held it last and is not known to be cut off. While it is set nobody else may hold it.
+	Former  policies.Where `json:"former,omitzero"`
+	Run     string         `json:"run,omitempty"`
+	Since   time.Time      `json:"since"`
+	Healthy bool           `json:"healthy"`
 }
 
 // Machine is what Rerack has done with a machine and must not forget.
@@ -120,7 +122,8 @@ func NextEpoch(ctx context.Context, s store.Store, run string) (uint64, error) {
 }
 
 // TakeLease raises the workload's lease to the run's epoch with nobody as holder: from here on the
-// former holder's epoch is stale. It refuses (fault.Stale) when a newer run has taken it.
+// former holder's epoch is stale, and nobody is granted the lease until CutOff says that it is cut off.
+// It refuses (fault.Stale) when a newer run has taken it.
 func TakeLease(ctx context.Context, s store.Store, workload, run string, epoch uint64, now time.Time) (former policies.Where, err error) {
 	_, err = Update(ctx, s, LeasesAt+workload, func(l *Lease) error {
 		if l.Epoch > epoch {
@@ -130,24 +133,64 @@ func TakeLease(ctx context.Context, s store.Store, workload, run string, epoch u
 		if l.Epoch == epoch && l.Run == run {
 			return nil
 		}
-		former = l.Holder
-		*l = Lease{Workload: workload, Epoch: epoch, Run: run, Since: now}
+		former = l.LastHolder()
+		*l = Lease{Workload: workload, Epoch: epoch, Former: former, Run: run, Since: now}
 		return nil
 	})
 	return former, err
 }
 
-// GrantLease makes where the holder of the workload under the run's epoch, which must be the lease's.
+// LastHolder is who may still use the workload's identity: its holder, or the former one that is not
+// known to be cut off.
+func (l Lease) LastHolder() policies.Where {
+	if l.Holder != (policies.Where{}) {
+		return l.Holder
+	}
+	return l.Former
+}
+
+// GrantLease makes where the holder of the workload under the run's epoch, which must be the lease's. It
+// refuses (fault.Unsafe) while another holder is not known to be cut off.
 func GrantLease(ctx context.Context, s store.Store, workload, run string, epoch uint64, where policies.Where, now time.Time) error {
-	_, err := Update(ctx, s, LeasesAt+workload, func(l *Lease) error {
-		if l.Epoch != epoch || l.Run != run {
-			return &fault.Error{Kind: fault.Stale, Where: "lease of " + workload, What: "grant lease",
-				Evidence: "it belongs to run " + l.Run, Next: "look at that run"}
+	return changeLease(ctx, s, workload, run, epoch, "grant lease", func(l *Lease) error {
+		if last := l.LastHolder(); last != (policies.Where{}) && last != where {
+			return &fault.Error{Kind: fault.Unsafe, Where: "lease of " + workload, What: "grant lease",
+				Evidence: last.Machine + " is not known to be cut off", Next: "recover its failure domain"}
 		}
 		if l.Holder != where {
-			l.Holder, l.Since, l.Healthy = where, now, false
+			l.Holder, l.Former, l.Since, l.Healthy = where, policies.Where{}, now, false
 		}
 		return nil
+	})
+}
+
+// WithdrawLease takes the lease back from a holder that did not come up; nobody is granted it until
+// CutOff says that it is cut off.
+func WithdrawLease(ctx context.Context, s store.Store, workload, run string, epoch uint64, now time.Time) error {
+	return changeLease(ctx, s, workload, run, epoch, "withdraw lease", func(l *Lease) error {
+		if l.Holder != (policies.Where{}) {
+			l.Former, l.Holder, l.Since, l.Healthy = l.Holder, policies.Where{}, now, false
+		}
+		return nil
+	})
+}
+
+// CutOff records that the former holder of the workload cannot act any more.
+func CutOff(ctx context.Context, s store.Store, workload, run string, epoch uint64) error {
+	return changeLease(ctx, s, workload, run, epoch, "record a fence", func(l *Lease) error {
+		l.Former = policies.Where{}
+		return nil
+	})
+}
+
+// changeLease changes a lease that belongs to the run and its epoch.
+func changeLease(ctx context.Context, s store.Store, workload, run string, epoch uint64, what string, change func(*Lease) error) error {
+	_, err := Update(ctx, s, LeasesAt+workload, func(l *Lease) error {
+		if l.Epoch != epoch || l.Run != run {
+			return &fault.Error{Kind: fault.Stale, Where: "lease of " + workload, What: what,
+				Evidence: "it belongs to run " + l.Run, Next: "look at that run"}
+		}
+		return change(l)
 	})
 	return err
 }
