@@ -27,6 +27,7 @@ import (
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/policies"
 	"rerack.dev/rerack/test/workflowtest"
+	"rerack.dev/rerack/test/world"
 	"rerack.dev/rerack/workflows"
 )
 
@@ -131,8 +132,9 @@ func (r *trial) execute(run state.Run, procedure any, tap tapFunc, before ...fun
 	suite.SetDisableRegistrationAliasing(true)
 	env := suite.NewTestWorkflowEnvironment()
 	env.SetTestTimeout(2 * time.Minute)
-	var flight sync.WaitGroup
-	env.SetWorkerOptions(worker.Options{DisableRegistrationAliasing: true, Interceptors: []interceptor.WorkerInterceptor{&tapping{tap: tap, flight: &flight}}})
+	taps := newTapping(tap)
+	env.SetOnActivityCanceledListener(taps.cancel)
+	env.SetWorkerOptions(worker.Options{DisableRegistrationAliasing: true, Interceptors: []interceptor.WorkerInterceptor{taps}})
 	workflows.Register(env, r.acts)
 	r.mu.Lock()
 	r.env = env
@@ -141,7 +143,7 @@ func (r *trial) execute(run state.Run, procedure any, tap tapFunc, before ...fun
 		f(env)
 	}
 	env.ExecuteWorkflow(procedure, workflows.RecoverInput{Run: run.ID, Domain: run.Domain, Runbook: run.Runbook})
-	flight.Wait()
+	taps.flight.Wait()
 	if !env.IsWorkflowCompleted() {
 		r.Fatal("the workflow did not end")
 	}
@@ -202,12 +204,20 @@ func (r *trial) machines() map[string]state.Machine {
 	return out
 }
 
-// trust clears the suspicion of all machines, as a person does who has looked at them.
+// trust takes machines outside the burned rack back into service, as a person does who has looked at
+// them: neither suspect nor fenced.
 func (r *trial) trust() {
 	r.Helper()
+	burned, err := r.dc.World.Machines(rackA)
+	if err != nil {
+		r.Fatal(err)
+	}
 	for _, m := range slices.Sorted(maps.Keys(r.machines())) {
+		if slices.Contains(burned, m) {
+			continue
+		}
 		if _, err := state.Update(r.Context(), r.kv, state.MachinesAt+m, func(rec *state.Machine) error {
-			rec.Suspect = nil
+			rec.Suspect, rec.Fence = nil, nil
 			return nil
 		}); err != nil {
 			r.Fatal(err)
@@ -239,7 +249,7 @@ func (r *trial) sound(e ended) (wrong []string) {
 	}
 	leases := r.leases()
 	for _, w := range e.run.Workloads {
-		res, held := e.results[w], r.dc.World.Holders(w)
+		res, held := e.results[w], r.dc.Holders(w)
 		switch {
 		case res.State == "healthy":
 			if len(held) != 1 || !held[0].Serving || at(held[0].Machine, held[0].VM) != leases[w].Holder || !leases[w].Healthy {
@@ -253,20 +263,24 @@ func (r *trial) sound(e ended) (wrong []string) {
 			say("%s is reported down and its lease healthy", w)
 		}
 	}
-	for _, m := range r.dc.World.State() {
-		for _, run := range m.Runs {
-			if leases[run.Workload].Holder != at(run.Machine, run.VM) {
-				say("%s runs on %s%s, which its lease does not know: %+v", run.Workload, run.Machine, run.VM, leases[run.Workload])
+	for _, w := range r.topo.Names(topology.KindWorkload) {
+		for _, run := range r.dc.Holders(w) {
+			if leases[w].LastHolder() != at(run.Machine, run.VM) {
+				say("%s runs on %s%s, which its lease does not know: %+v", w, run.Machine, run.VM, leases[w])
 			}
 		}
+	}
+	for _, m := range r.dc.World.State() {
 		for _, vm := range m.VMs {
-			if leases[vm.Name].Holder != at(m.Name, vm.Name) {
+			if leases[vm.Name].LastHolder() != at(m.Name, vm.Name) {
 				say("VM %s is on at %s, which its lease does not know: %+v", vm.Name, m.Name, leases[vm.Name])
 			}
 		}
 	}
 	return wrong
 }
+
+type holder = world.Run
 
 func at(machine, vm string) policies.Where { return policies.Where{Machine: machine, VM: vm != ""} }
 
@@ -280,7 +294,7 @@ func (r *trial) mustBeSound(e ended) {
 // healthy lists the workloads that serve now, by what the world says.
 func (r *trial) healthy(names []string) (up, down []string) {
 	for _, w := range names {
-		if held := r.dc.World.Holders(w); len(held) == 1 && held[0].Serving {
+		if held := r.dc.Holders(w); len(held) == 1 && held[0].Serving {
 			up = append(up, w)
 		} else {
 			down = append(down, w)

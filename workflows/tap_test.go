@@ -16,15 +16,62 @@ import (
 // the same recovery, whatever ran beside it; attempt counts from 1.
 type tapFunc func(ctx context.Context, step string, attempt int, do func() (any, error)) (any, error)
 
-// tapping is the worker interceptor that calls a tapFunc.
+// tapping is the worker interceptor that calls a tapFunc. It also does what the engine does for
+// activities that wait for their cancellation and the test environment does not: when a workflow is
+// cancelled, what it starts next begins only after the cancelled activities have ended.
 type tapping struct {
 	interceptor.WorkerInterceptorBase
 	tap    tapFunc
-	flight *sync.WaitGroup
+	flight sync.WaitGroup
 
-	mu    sync.Mutex
-	seen  map[string]int    // executions by name so far
-	steps map[string]string // activity id of a workflow -> its step
+	mu        sync.Mutex
+	seen      map[string]int           // executions by name so far
+	steps     map[string]string        // activity -> its step
+	flying    map[string]chan struct{} // activity -> closed when it ends
+	cancelled map[string]bool          // activities
+}
+
+func newTapping(tap tapFunc) *tapping {
+	if tap == nil {
+		tap = func(_ context.Context, _ string, _ int, do func() (any, error)) (any, error) { return do() }
+	}
+	return &tapping{tap: tap, seen: map[string]int{}, steps: map[string]string{}, flying: map[string]chan struct{}{}, cancelled: map[string]bool{}}
+}
+
+func activityKey(i activity.Info) string { return i.WorkflowExecution.ID + " " + i.ActivityID }
+
+// cancel is called by the environment's loop before the workflow goes on.
+func (t *tapping) cancel(i *activity.Info) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cancelled[activityKey(*i)] = true
+}
+
+// begin registers an activity and returns what it has to wait for; ok is false for one that was
+// cancelled before it began.
+func (t *tapping) begin(key string) (wait []chan struct{}, done chan struct{}, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.cancelled[key] {
+		return nil, nil, false
+	}
+	for k, ch := range t.flying {
+		if t.cancelled[k] {
+			wait = append(wait, ch)
+		}
+	}
+	done = make(chan struct{})
+	t.flying[key] = done
+	return wait, done, true
+}
+
+func (t *tapping) end(key string, done chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	close(done)
+	if t.flying[key] == done {
+		delete(t.flying, key)
+	}
 }
 
 func (t *tapping) InterceptActivity(_ context.Context, next interceptor.ActivityInboundInterceptor) interceptor.ActivityInboundInterceptor {
@@ -39,11 +86,17 @@ type tapped struct {
 func (a *tapped) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteActivityInput) (any, error) {
 	a.t.flight.Add(1)
 	defer a.t.flight.Done()
-	do := func() (any, error) { return a.Next.ExecuteActivity(ctx, in) }
-	if a.t.tap == nil {
-		return do()
-	}
 	info := activity.GetInfo(ctx)
+	key := activityKey(info)
+	wait, done, ok := a.t.begin(key)
+	if !ok {
+		return nil, context.Canceled
+	}
+	defer a.t.end(key, done)
+	for _, ch := range wait {
+		<-ch
+	}
+	do := func() (any, error) { return a.Next.ExecuteActivity(ctx, in) }
 	return a.t.tap(ctx, a.t.step(info, in.Args), int(info.Attempt), do)
 }
 
@@ -51,10 +104,7 @@ func (a *tapped) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteAct
 func (t *tapping) step(info activity.Info, args []any) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.steps == nil {
-		t.seen, t.steps = map[string]int{}, map[string]string{}
-	}
-	id := info.WorkflowExecution.ID + " " + info.ActivityID
+	id := activityKey(info)
 	if s, again := t.steps[id]; again {
 		return s
 	}

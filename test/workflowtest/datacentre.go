@@ -263,13 +263,25 @@ func (d *DataCentre) Probe(_ context.Context, _ topology.Site, address string, _
 			if n.Address.String() != address {
 				continue
 			}
-			held := d.World.Holders(name)
+			held := d.Holders(name)
 			if len(held) == 1 && held[0].Serving && d.World.RunReach(held[0], d.topo.Networks[n.Network].Spec.VLAN) {
 				return nil
 			}
 		}
 	}
 	return &fault.Error{Kind: fault.Unreachable, Where: address, What: "health check", Evidence: "nobody answers"}
+}
+
+// Holders lists who runs a workload and can use its identity: on any of its networks or volumes. What
+// is cut off from all of them runs on in vain.
+func (d *DataCentre) Holders(workload string) []world.Run {
+	return slices.DeleteFunc(d.World.Holders(workload), func(r world.Run) bool { return !d.able(r) })
+}
+
+func (d *DataCentre) able(r world.Run) bool {
+	w := d.topo.Workloads[r.Workload].Spec
+	return slices.ContainsFunc(w.Networks, func(n topology.Attachment) bool { return d.World.RunReach(r, d.topo.Networks[n.Network].Spec.VLAN) }) ||
+		slices.ContainsFunc(w.Volumes, func(v topology.VolumeUse) bool { return d.World.CanWrite(r.Machine, v.Volume) })
 }
 
 // clock is virtual time.
