@@ -222,17 +222,20 @@ func (a *Activities) RecordPhase(ctx context.Context, id string, p state.Phase) 
 	})
 }
 
-// RecordApproval writes a person's yes into the run.
-func (a *Activities) RecordApproval(ctx context.Context, id string, by state.Approval) error {
-	return a.updateRun(ctx, id, func(r *state.Run) error {
-		for _, have := range r.Approvals {
-			if have.By == by.By {
-				return nil
-			}
+// RecordApproval writes a person's yes into the run and returns how many count: each person once, and
+// never who asked for the run. With enough of them the run waits no longer.
+func (a *Activities) RecordApproval(ctx context.Context, id string, by state.Approval, enough int) (given int, err error) {
+	err = a.updateRun(ctx, id, func(r *state.Run) error {
+		same := func(have state.Approval) bool { return have.By == by.By }
+		if by.By != "" && by.By != r.By && !slices.ContainsFunc(r.Approvals, same) {
+			r.Approvals = append(r.Approvals, by)
 		}
-		r.Approvals = append(r.Approvals, by)
+		if given = len(r.Approvals); given >= enough && r.State == state.RunWaiting {
+			r.State = state.RunRunning
+		}
 		return nil
 	})
+	return given, err
 }
 
 // CloseRun writes the run's end, marks what stays down, and lets the domain go.

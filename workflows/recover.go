@@ -301,19 +301,23 @@ func (r *recovery) phase(ctx workflow.Context, name string, f func() (string, er
 func (r *recovery) approve(ctx workflow.Context) error {
 	return r.phase(ctx, "approval", func() (string, error) {
 		ch := workflow.GetSignalChannel(ctx, SignalApprove)
-		by := map[string]bool{}
-		for len(by) < r.scope.Approvals {
+		given := 0
+		for given < r.scope.Approvals {
 			var a state.Approval
-			ch.Receive(ctx, &a)
+			// A bare Receive would not hear of a cancellation.
+			workflow.NewSelector(ctx).
+				AddReceive(ch, func(c workflow.ReceiveChannel, _ bool) { c.Receive(ctx, &a) }).
+				AddReceive(ctx.Done(), func(workflow.ReceiveChannel, bool) {}).
+				Select(ctx)
 			if ctx.Err() != nil {
 				return "", ctx.Err()
 			}
-			by[a.By] = true
-			if err := workflow.ExecuteActivity(quick(ctx), (*Activities).RecordApproval, r.in.Run, a).Get(ctx, nil); err != nil {
+			record := workflow.ExecuteActivity(quick(ctx), (*Activities).RecordApproval, r.in.Run, a, r.scope.Approvals)
+			if err := record.Get(ctx, &given); err != nil {
 				return "", err
 			}
 		}
-		return fmt.Sprintf("approved by %d", len(by)), nil
+		return fmt.Sprintf("approved by %d", given), nil
 	})
 }
 
