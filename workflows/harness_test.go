@@ -2,6 +2,7 @@ package workflows_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 
 	"go.temporal.io/sdk/interceptor"
 	sdklog "go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
 	"go.temporal.io/sdk/worker"
 
@@ -48,9 +50,9 @@ type trial struct {
 	env *testsuite.TestWorkflowEnvironment // of the run that is under way
 }
 
-func load(t *testing.T, fsys fs.FS, path string) *topology.Topology {
+func load(t *testing.T, fsys fs.FS, paths ...string) *topology.Topology {
 	t.Helper()
-	top, err := topology.LoadFS(fsys, path)
+	top, err := topology.LoadFS(fsys, paths...)
 	if err == nil {
 		err = topology.Validate(top)
 	}
@@ -60,7 +62,15 @@ func load(t *testing.T, fsys fs.FS, path string) *topology.Topology {
 	return top
 }
 
-func small(t *testing.T) *topology.Topology { return load(t, os.DirFS("testdata"), "small") }
+// small is the small data centre, with more machines of the named types.
+func small(t *testing.T, more ...string) *topology.Topology {
+	paths := []string{"small"}
+	for _, m := range more {
+		paths = append(paths, "more/"+m+".yaml")
+	}
+	return load(t, os.DirFS("testdata"), paths...)
+}
+
 func story(t *testing.T) *topology.Topology { return load(t, examples.Story, "story") }
 
 func newTrial(t *testing.T, top *topology.Topology) *trial {
@@ -144,10 +154,11 @@ func (r *trial) execute(run state.Run, procedure any, tap tapFunc, before ...fun
 	}
 	env.ExecuteWorkflow(procedure, workflows.RecoverInput{Run: run.ID, Domain: run.Domain, Runbook: run.Runbook})
 	taps.flight.Wait()
-	if !env.IsWorkflowCompleted() {
-		r.Fatal("the workflow did not end")
-	}
 	out := ended{err: env.GetWorkflowError(), results: map[string]state.Result{}}
+	var stuck *temporal.TimeoutError
+	if !env.IsWorkflowCompleted() || errors.As(out.err, &stuck) {
+		r.Fatalf("the workflow did not end: %v", out.err)
+	}
 	if out.err == nil {
 		if err := env.GetWorkflowResult(&out.res); err != nil {
 			r.Fatal(err)

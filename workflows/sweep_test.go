@@ -12,7 +12,6 @@ import (
 
 	"rerack.dev/rerack/orchestrator/recovery"
 	"rerack.dev/rerack/orchestrator/state"
-	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/test/workflowtest"
 )
 
@@ -30,13 +29,13 @@ const (
 
 // scene is a recovery to which things happen.
 type scene struct {
-	topo  func(*testing.T) *topology.Topology
+	more  []string // machine types beside those of the small data centre
 	setup func(*trial)
 	rest  string // only steps that this scene does not have
 }
 
 func (s scene) trial(t *testing.T) *trial {
-	r := newTrial(t, s.topo(t))
+	r := newTrial(t, small(t, s.more...))
 	if s.setup != nil {
 		s.setup(r)
 	}
@@ -45,9 +44,9 @@ func (s scene) trial(t *testing.T) *trial {
 
 func scenes() map[string]scene {
 	return map[string]scene{
-		"sound": {topo: small},
+		"sound": {},
 		// The spare that the database gets first never reports: round two.
-		"bad spare": {topo: small, rest: "sound", setup: func(r *trial) { r.dc.Break("b1", workflowtest.NeverPhonesHome) }},
+		"bad spare": {rest: "sound", setup: func(r *trial) { r.dc.Break("b1", workflowtest.NeverPhonesHome) }},
 	}
 }
 
