@@ -127,7 +127,7 @@ func (f *labFlags) runArgs(paths []string) []string {
 }
 
 func labUp(f *labFlags) *cobra.Command {
-	var noServer bool
+	var listen string
 	c := &cobra.Command{Use: "up [PATH...]", Short: "Start a lab and a server for it in the background, and apply its topology",
 		Long: "Start a lab and a server for it in the background, and apply its topology. Without a path it is the story's data\ncentre: 20 machines in rack-a, ten elsewhere.",
 		RunE: func(c *cobra.Command, paths []string) error {
@@ -141,9 +141,7 @@ func labUp(f *labFlags) *cobra.Command {
 			if s.ports, err = freePorts(); err != nil {
 				return err
 			}
-			if !noServer {
-				s.ports.api = strings.TrimPrefix(defaultServer, "http://")
-			}
+			s.ports.api = listen
 			// A new lab is a new data centre: what a server knew of the one before is not true of it.
 			if !s.alive("server") {
 				if err := os.RemoveAll(s.path("data")); err != nil {
@@ -166,6 +164,7 @@ func labUp(f *labFlags) *cobra.Command {
 			return nil
 		}}
 	f.add(c)
+	c.Flags().StringVar(&listen, "listen", strings.TrimPrefix(defaultServer, "http://"), "address of the server's API")
 	return c
 }
 
