@@ -43,7 +43,8 @@ func (b *box) runWorkload(ctx context.Context, p params) {
 		return
 	}
 	home := b.reporter(p.PhoneHome)
-	if home != nil && !b.machine.fault().noPhoneHome {
+	mute := home != nil && b.machine.fault().noPhoneHome
+	if home != nil && !mute {
 		b.enter("phone-home")
 		if !home.phoneHome(ctx, "") {
 			<-ctx.Done()
@@ -61,7 +62,8 @@ func (b *box) runWorkload(ctx context.Context, p params) {
 		<-ctx.Done()
 		return
 	}
-	if err := b.lab.world.Serve(b.life, b.vm, true); err != nil {
+	// What never reported was never taken over: it may be stopped again.
+	if err := b.lab.world.Serve(b.life, b.vm, !mute); err != nil {
 		return
 	}
 	b.enter("running")
@@ -70,7 +72,7 @@ func (b *box) runWorkload(ctx context.Context, p params) {
 	for _, v := range volumes {
 		wg.Go(func() { b.writeAll(ctx, v, p) })
 	}
-	if home != nil && !b.machine.fault().noPhoneHome {
+	if home != nil && !mute {
 		home.healthy(ctx)
 	}
 	<-ctx.Done()
