@@ -10,7 +10,7 @@ FUZZ    ?= 10s
 .PHONY: build demo test e2e lint fuzz bench peers clean
 
 build:
-	$(PURE) $(GO) build -trimpath -o bin/rerack ./cmd/rerack
+	$(PURE) $(GO) build -o bin/rerack ./cmd/rerack
 
 demo: build
 	./bin/rerack demo
