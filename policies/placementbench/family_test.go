@@ -93,10 +93,10 @@ func cpuTime(t testing.TB) time.Duration {
 func generator(t testing.TB) string {
 	t.Helper()
 	gen := os.Getenv(envGenerator)
-	missing := ""
-	if gen == "" {
-		missing = envGenerator + " is not set to the path of gen.py"
+	if gen == "" { // a benchmark that is asked for by naming its generator, not a peer
+		t.Skip(envGenerator + " is not set to the path of gen.py")
 	}
+	missing := ""
 	for _, tool := range []string{"python3", "cbc"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			missing = err.Error()
