@@ -5,11 +5,11 @@ package bootplane
 import (
 	"context"
 	"encoding/pem"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sort"
-	"strings"
 	"time"
 
 	"rerack.dev/rerack/internal/fault"
@@ -40,70 +40,9 @@ type Plane struct {
 	Log     *slog.Logger
 }
 
-// Follow keeps the table at the boot records until ctx ends.
-func (p *Plane) Follow(ctx context.Context) error {
-	entries, rev, err := p.Store.List(ctx, state.BootsAt)
-	if err != nil {
-		return err
-	}
-	var all []state.Boot
-	for _, e := range entries {
-		if b, ok := p.decode(e); ok {
-			all = append(all, b)
-		}
-	}
-	for _, b := range all {
-		p.set(b)
-	}
-	epochs := map[string]uint64{} // by record name, for removals
-	for _, b := range all {
-		epochs[b.Name] = b.Epoch
-	}
-	return p.Store.Watch(ctx, state.BootsAt, rev, func(batch store.Batch) error {
-		present := map[string]bool{}
-		for _, c := range batch.Changes {
-			name := strings.TrimPrefix(c.Key, state.BootsAt)
-			if c.Deleted {
-				p.Table.Remove(name, epochs[name])
-				continue
-			}
-			if b, ok := p.decode(c.Entry); ok {
-				present[b.Name], epochs[b.Name] = true, b.Epoch
-				p.set(b)
-			}
-		}
-		if batch.Reset {
-			for name, epoch := range epochs {
-				if !present[name] {
-					p.Table.Remove(name, epoch)
-				}
-			}
-		}
-		return nil
-	})
-}
-
-func (p *Plane) decode(e store.Entry) (state.Boot, bool) {
-	b, err := state.Decode[state.Boot](e)
-	if err != nil {
-		p.Log.Error("boot record is damaged; its machine boots nothing", "key", e.Key, "error", err)
-	}
-	return b, err == nil
-}
-
-func (p *Plane) set(b state.Boot) {
-	in, err := intent(b)
-	if err == nil {
-		err = p.Table.Set(in)
-	}
-	if err != nil && !fault.Is(err, fault.Stale) {
-		p.Log.Error("boot record cannot be served", "machine", b.Name, "run", b.Run, "error", err)
-	}
-}
-
 // intent translates a record into what the boot servers know.
 func intent(b state.Boot) (pxe.Intent, error) {
-	in := pxe.Intent{Machine: b.Name, Run: b.Run, Epoch: b.Epoch, Hostname: b.Hostname, Expires: b.Expires, Nonce: b.Nonce}
+	in := pxe.Intent{Machine: b.Name, Run: bootOf(b), Epoch: b.Epoch, Hostname: b.Hostname, Expires: b.Expires, Nonce: b.Nonce}
 	addr, err := netip.ParsePrefix(b.Address)
 	if err != nil {
 		return in, &fault.Error{Kind: fault.Invalid, Where: "boot record " + b.Name, What: "address", Evidence: b.Address, Err: err}
@@ -159,6 +98,18 @@ func what(b state.Boot) (*pxe.Boot, error) {
 	return &pxe.Boot{Kernel: k}, nil
 }
 
+// bootOf names one boot: what a token is bound to. It is the workflow's id and not the run's, because a
+// run may boot the same VM again elsewhere, and it has a number when the machine booted anew by itself.
+func bootOf(b state.Boot) string {
+	if b.Reboots == 0 {
+		return b.Workflow
+	}
+	return fmt.Sprintf("%s/again-%d", b.Workflow, b.Reboots)
+}
+
+// is reports whether a milestone or request names the boot that the record is about now.
+func is(b state.Boot, boot string, epoch uint64) bool { return b.Epoch == epoch && bootOf(b) == boot }
+
 // Reached implements pxe.Milestones. What it returns nil for is in the store, and the workflow has
 // been told; a machine that hears nothing asks again.
 func (p *Plane) Reached(ctx context.Context, m pxe.Milestone) error {
@@ -166,7 +117,7 @@ func (p *Plane) Reached(ctx context.Context, m pxe.Milestone) error {
 	if err != nil {
 		return err
 	}
-	if rev == 0 || rec.Epoch != m.Epoch || rec.Run != m.Run {
+	if rev == 0 || !is(rec, m.Run, m.Epoch) {
 		return &fault.Error{Kind: fault.Stale, Where: "machine " + m.Machine, What: "milestone " + m.Kind.String(),
 			Evidence: "its boot is over"}
 	}
@@ -175,8 +126,7 @@ func (p *Plane) Reached(ctx context.Context, m pxe.Milestone) error {
 		p.Log.Warn("boot token misused", "machine", m.Machine, "run", m.Run, "from", m.From, "detail", m.Detail)
 		return nil
 	case pxe.KindReboot:
-		p.Log.Info("machine asks to boot again", "machine", m.Machine, "run", m.Run)
-		return nil
+		return p.reboot(ctx, rec, rev)
 	case pxe.KindPhoneHome:
 		if err := p.phoneHome(ctx, m); err != nil {
 			return err
@@ -211,7 +161,7 @@ func (p *Plane) Reached(ctx context.Context, m pxe.Milestone) error {
 func (p *Plane) phoneHome(ctx context.Context, m pxe.Milestone) error {
 	_, err := state.Update(ctx, p.Store, state.BootsAt+m.Machine, func(b *state.Boot) error {
 		switch {
-		case b.Epoch != m.Epoch || b.Run != m.Run:
+		case !is(*b, m.Run, m.Epoch):
 			return &fault.Error{Kind: fault.Stale, Where: "machine " + m.Machine, What: "phone-home", Evidence: "its boot is over"}
 		case b.Nonce == "":
 			at := m.At
@@ -235,7 +185,7 @@ func (p *Plane) Join(ctx context.Context, j pxe.Join) (chain, ca []byte, err err
 	if err != nil {
 		return nil, nil, err
 	}
-	if rev == 0 || rec.Epoch != j.Epoch || rec.Run != j.Run || rec.Workload != "" {
+	if rev == 0 || !is(rec, j.Run, j.Epoch) || rec.Workload != "" {
 		return nil, nil, &fault.Error{Kind: fault.Unsafe, Where: "machine " + j.Machine, What: "join",
 			Evidence: "no run is making it a host"}
 	}

@@ -242,6 +242,8 @@ type Boot struct {
 	Expires  time.Time         `json:"expires"`
 	Nonce    string            `json:"nonce,omitempty"` // of the phone-home that consumed the token
 	PhonedAt *time.Time        `json:"phonedAt,omitempty"`
+	Reboots  int               `json:"reboots,omitempty"` // times it was booted anew because it asked again by itself
+	Quick    int               `json:"quick,omitempty"`   // how many of the last of them came soon after the phone-home before
 }
 
 // SANBoot is the boot volume of a workload that boots from iSCSI.
