@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/big"
 	"net"
@@ -28,6 +29,7 @@ const (
 	leafLife = 365 * 24 * time.Hour
 	skew     = 10 * time.Minute // clocks of freshly booted machines are wrong
 	file     = "ca.pem"         // certificate and key together, so that a crash leaves none or both
+	maxFile  = 64 << 10
 )
 
 // CA signs certificates.
@@ -36,18 +38,20 @@ type CA struct {
 	key  *ecdsa.PrivateKey
 }
 
-// Open loads the authority in dir, or makes one there.
+// Open loads the authority in dir, or makes one there. Of several who make one at once all get the same.
+// It returns fault.Unsafe when others can read the key, and fault.Internal for a damaged file, which is
+// left as it is: agents trust no other authority.
 func Open(dir string) (*CA, error) {
 	path := filepath.Join(dir, file)
-	raw, err := os.ReadFile(path)
+	raw, err := readPrivate(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := create(dir, path); err != nil {
 			return nil, &fault.Error{Kind: fault.Internal, Where: path, What: "create the certificate authority", Err: err}
 		}
-		raw, err = os.ReadFile(path)
+		raw, err = readPrivate(path)
 	}
 	if err != nil {
-		return nil, &fault.Error{Kind: fault.Internal, Where: path, What: "read the certificate authority", Err: err}
+		return nil, fault.Wrap(err, "read the certificate authority", path)
 	}
 	pair, err := tls.X509KeyPair(raw, raw)
 	if err != nil {
@@ -55,10 +59,27 @@ func Open(dir string) (*CA, error) {
 			Next: "restore it from a backup; agents trust no other"}
 	}
 	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
-	if !ok {
-		return nil, &fault.Error{Kind: fault.Internal, Where: path, What: "the certificate authority's key is not ECDSA"}
+	if !ok || !pair.Leaf.IsCA {
+		return nil, &fault.Error{Kind: fault.Internal, Where: path, What: "it holds no certificate authority with an ECDSA key"}
 	}
 	return &CA{cert: pair.Leaf, key: key}, nil
+}
+
+// readPrivate reads a file that only its owner may read.
+func readPrivate(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, &fault.Error{Kind: fault.Unsafe, What: "others can read the key", Evidence: info.Mode().String(), Next: "chmod 600 " + path}
+	}
+	return io.ReadAll(io.LimitReader(f, maxFile))
 }
 
 func create(dir, path string) error {
@@ -86,7 +107,8 @@ func create(dir, path string) error {
 	return writeDurable(path, out)
 }
 
-// writeDurable puts the file in place whole or not at all, and on disk before it returns.
+// writeDurable puts the file in place whole or not at all, and on disk before it returns. One that is
+// there already stays: whoever made it may have signed with it.
 func writeDurable(path string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {
@@ -97,7 +119,7 @@ func writeDurable(path string, b []byte) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	d, err := os.Open(filepath.Dir(path))
