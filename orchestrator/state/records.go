@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"rerack.dev/rerack/internal/fault"
@@ -123,21 +124,21 @@ func NextEpoch(ctx context.Context, s store.Store, run string) (uint64, error) {
 
 // TakeLease raises the workload's lease to the run's epoch with nobody as holder: from here on the
 // former holder's epoch is stale, and nobody is granted the lease until CutOff says that it is cut off.
-// It refuses (fault.Stale) when a newer run has taken it.
+// It returns who is not known to be cut off, also when asked again. It refuses (fault.Stale) when
+// another run has taken the lease with this epoch or a newer one.
 func TakeLease(ctx context.Context, s store.Store, workload, run string, epoch uint64, now time.Time) (former policies.Where, err error) {
-	_, err = Update(ctx, s, LeasesAt+workload, func(l *Lease) error {
-		if l.Epoch > epoch {
-			return &fault.Error{Kind: fault.Stale, Where: "lease of " + workload, What: "take lease",
-				Evidence: "a newer run " + l.Run + " holds it", Next: "look at that run"}
-		}
+	l, err := Update(ctx, s, LeasesAt+workload, func(l *Lease) error {
 		if l.Epoch == epoch && l.Run == run {
 			return nil
 		}
-		former = l.LastHolder()
-		*l = Lease{Workload: workload, Epoch: epoch, Former: former, Run: run, Since: now}
+		if l.Epoch >= epoch {
+			return &fault.Error{Kind: fault.Stale, Where: "lease of " + workload, What: "take lease",
+				Evidence: fmt.Sprintf("run %q holds it with epoch %d, this is %d", l.Run, l.Epoch, epoch), Next: "look at that run"}
+		}
+		*l = Lease{Workload: workload, Epoch: epoch, Former: l.LastHolder(), Run: run, Since: now}
 		return nil
 	})
-	return former, err
+	return l.Former, err
 }
 
 // LastHolder is who may still use the workload's identity: its holder, or the former one that is not
