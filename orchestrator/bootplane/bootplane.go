@@ -42,7 +42,7 @@ type Plane struct {
 
 // intent translates a record into what the boot servers know.
 func intent(b state.Boot) (pxe.Intent, error) {
-	in := pxe.Intent{Machine: b.Name, Run: bootOf(b), Epoch: b.Epoch, Hostname: b.Hostname, Expires: b.Expires, Nonce: b.Nonce}
+	in := pxe.Intent{Machine: b.Name, Run: BootOf(b), Epoch: b.Epoch, Hostname: b.Hostname, Expires: b.Expires, Nonce: b.Nonce}
 	addr, err := netip.ParsePrefix(b.Address)
 	if err != nil {
 		return in, &fault.Error{Kind: fault.Invalid, Where: "boot record " + b.Name, What: "address", Evidence: b.Address, Err: err}
@@ -98,9 +98,9 @@ func what(b state.Boot) (*pxe.Boot, error) {
 	return &pxe.Boot{Kernel: k}, nil
 }
 
-// bootOf names one boot: what a token is bound to. It is the workflow's id and not the run's, because a
+// BootOf names one boot: what a token is bound to. It is the workflow's id and not the run's, because a
 // run may boot the same VM again elsewhere, and it has a number when the machine booted anew by itself.
-func bootOf(b state.Boot) string {
+func BootOf(b state.Boot) string {
 	if b.Reboots == 0 {
 		return b.Workflow
 	}
@@ -108,7 +108,7 @@ func bootOf(b state.Boot) string {
 }
 
 // is reports whether a milestone or request names the boot that the record is about now.
-func is(b state.Boot, boot string, epoch uint64) bool { return b.Epoch == epoch && bootOf(b) == boot }
+func is(b state.Boot, boot string, epoch uint64) bool { return b.Epoch == epoch && BootOf(b) == boot }
 
 // Reached implements pxe.Milestones. What it returns nil for is in the store, and the workflow has
 // been told; a machine that hears nothing asks again.

@@ -8,6 +8,7 @@ import (
 
 	bmc "rerack.dev/rerack/bmc/driver"
 	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/orchestrator/bootplane"
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/pxe"
 	"rerack.dev/rerack/test/world"
@@ -125,7 +126,7 @@ func (d *DataCentre) netBoot(ctx context.Context, l world.Life, vm string) {
 	}
 	nonce := name + "#" + strconv.FormatUint(l.Boot, 10)
 	report := func(k pxe.Kind, agent, detail string) bool {
-		return d.plane.Reached(ctx, pxe.Milestone{Machine: name, Run: rec.Run, Epoch: rec.Epoch, Kind: k, At: d.Now(),
+		return d.plane.Reached(ctx, pxe.Milestone{Machine: name, Run: bootplane.BootOf(rec), Epoch: rec.Epoch, Kind: k, At: d.Now(),
 			Nonce: nonce, AgentURL: agent, Detail: detail}) == nil
 	}
 	d.clock.Sleep(time.Second)
