@@ -171,7 +171,7 @@ func (a *Activities) PowerOn(ctx context.Context, in BootInput) error {
 	}
 	err = control.On(ctx, bmc.BootOverride{Device: bmc.BootPXE, Mode: a.firmware(in, m), Once: true}, in.Limits.Resend)
 	if err != nil {
-		return toTemporal(fault.Wrap(err, "power on", "machine "+in.Where.Machine))
+		return late(ctx, fault.Wrap(err, "power on", "machine "+in.Where.Machine))
 	}
 	return toTemporal(a.stamp(ctx, in, "on"))
 }
@@ -216,9 +216,9 @@ func (a *Activities) StartVM(ctx context.Context, in BootInput) error {
 		}
 	}
 	if err := h.Define(ctx, vmSpec(a.Topology(), in)); err != nil {
-		return toTemporal(fault.Wrap(err, "define VM "+in.Name, "host "+in.Where.Machine))
+		return late(ctx, fault.Wrap(err, "define VM "+in.Name, "host "+in.Where.Machine))
 	}
-	return toTemporal(fault.Wrap(h.Start(ctx, in.Name, in.Epoch), "start VM "+in.Name, "host "+in.Where.Machine))
+	return late(ctx, fault.Wrap(h.Start(ctx, in.Name, in.Epoch), "start VM "+in.Name, "host "+in.Where.Machine))
 }
 
 func (a *Activities) host(ctx context.Context, machine string) (hypervisor.Host, error) {
@@ -266,7 +266,7 @@ func (a *Activities) HostReady(ctx context.Context, in BootInput, m Milestone) e
 	}
 	room, err := host.Capacity(ctx)
 	if err != nil {
-		return toTemporal(fault.Wrap(err, "ask its capacity", "host "+in.Name))
+		return late(ctx, fault.Wrap(err, "ask its capacity", "host "+in.Name))
 	}
 	if _, err := state.Update(ctx, a.Store, state.MachinesAt+in.Name, func(rec *state.Machine) error {
 		if rec.Claim == nil || rec.Claim.Run != in.Run {
@@ -292,7 +292,7 @@ func (a *Activities) Verify(ctx context.Context, in BootInput) error {
 	if w.Spec.Health != (topology.Health{}) {
 		site := t.Sites[t.Networks[w.Spec.Networks[0].Network].Spec.Site]
 		if err := a.Probe.Probe(ctx, site, w.Spec.Networks[0].Address.String(), w.Spec.Health); err != nil {
-			return toTemporal(fault.Wrap(err, "health check", "workload "+in.Name))
+			return late(ctx, fault.Wrap(err, "health check", "workload "+in.Name))
 		}
 	}
 	if _, err := state.Update(ctx, a.Store, state.LeasesAt+in.Name, func(l *state.Lease) error {

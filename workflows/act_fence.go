@@ -151,7 +151,7 @@ func (a *Activities) FenceSwitch(ctx context.Context, in FenceInput) error {
 		}
 	}
 	sort.Slice(c.Settings, func(i, j int) bool { return c.Settings[i].Port < c.Settings[j].Port })
-	return toTemporal(a.applySwitch(ctx, in.Device, c))
+	return late(ctx, a.applySwitch(ctx, in.Device, c))
 }
 
 // StorageDevices is what has to be told that some workloads reach nothing any more.
@@ -181,7 +181,7 @@ func (a *Activities) FenceFabric(ctx context.Context, in FenceInput) error {
 	if err != nil {
 		return toTemporal(err)
 	}
-	return toTemporal(a.applyFabric(ctx, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]}))
+	return late(ctx, a.applyFabric(ctx, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]}))
 }
 
 // FenceArray unmasks the workloads' volumes on one array, in one batch, and ends their live sessions.
@@ -191,7 +191,7 @@ func (a *Activities) FenceArray(ctx context.Context, in FenceInput) error {
 	if err != nil {
 		return toTemporal(err)
 	}
-	return toTemporal(a.applyArray(ctx, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]}))
+	return late(ctx, a.applyArray(ctx, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]}))
 }
 
 func (a *Activities) unwired(ctx context.Context, in FenceInput) (wiring, error) {

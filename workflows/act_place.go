@@ -129,5 +129,5 @@ func (a *Activities) FreePorts(ctx context.Context, in FenceInput) error {
 		w.connect(t, m, t.Machines[m].Spec.Provisioning.Network, nil, in.Epoch)
 	}
 	w.sort()
-	return toTemporal(a.applySwitch(ctx, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
+	return late(ctx, a.applySwitch(ctx, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
 }

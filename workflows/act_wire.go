@@ -16,7 +16,7 @@ func (a *Activities) ApplySwitch(ctx context.Context, in DeviceStep) error {
 	if err != nil {
 		return toTemporal(err)
 	}
-	return toTemporal(a.applySwitch(ctx, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
+	return late(ctx, a.applySwitch(ctx, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
 }
 
 // ApplyFabric commits the round's zones of one fabric.
@@ -26,7 +26,7 @@ func (a *Activities) ApplyFabric(ctx context.Context, in DeviceStep) error {
 	if err != nil {
 		return toTemporal(err)
 	}
-	return toTemporal(a.applyFabric(ctx, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]}))
+	return late(ctx, a.applyFabric(ctx, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]}))
 }
 
 // ApplyArray commits the round's masks of one array.
@@ -36,7 +36,7 @@ func (a *Activities) ApplyArray(ctx context.Context, in DeviceStep) error {
 	if err != nil {
 		return toTemporal(err)
 	}
-	return toTemporal(a.applyArray(ctx, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]}))
+	return late(ctx, a.applyArray(ctx, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]}))
 }
 
 // RetireInput names what failed in a round.

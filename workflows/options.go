@@ -34,12 +34,16 @@ func quick(ctx workflow.Context) workflow.Context {
 	})
 }
 
+// crashAllowance is how many times its limit a batch on devices may take in all. Time in which this
+// process was down is not the device's fault; what the device itself refuses ends at the limit (late).
+const crashAllowance = 6
+
 // device is for one batch on devices, bounded by the policy's limit for them.
 func device(ctx workflow.Context, limit time.Duration) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout:    limit,
 		HeartbeatTimeout:       5 * time.Second,
-		ScheduleToCloseTimeout: limit,
+		ScheduleToCloseTimeout: crashAllowance * limit,
 		WaitForCancellation:    true,
 		RetryPolicy:            retry(300*time.Millisecond, 3*time.Second),
 	})
@@ -74,6 +78,18 @@ func toTemporal(err error) error {
 		return temporal.NewApplicationError(err.Error(), k.String())
 	}
 	return temporal.NewNonRetryableApplicationError(err.Error(), k.String(), nil)
+}
+
+// late makes a device's error final once the batch has been tried for its limit, which is the time of
+// one attempt. A process that was down meanwhile gets at least one whole attempt when it is back.
+func late(ctx context.Context, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	if i := activity.GetInfo(ctx); time.Since(i.ScheduledTime) < i.StartToCloseTimeout {
+		return toTemporal(err)
+	}
+	return temporal.NewNonRetryableApplicationError(err.Error(), fault.KindOf(err).String(), nil)
 }
 
 // reason is the plain sentence in an error that came back from an activity or a child.
