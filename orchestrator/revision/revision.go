@@ -72,6 +72,10 @@ func (l *Log) Apply(ctx context.Context, t *topology.Topology, by, message strin
 	if err != nil {
 		return Head{}, false, err
 	}
+	// What cannot be read back must never become the current revision.
+	if back, err := topology.DecodeJSON(plain); err != nil || topology.Hash(back) != hash || len(plain) > maxPlain {
+		return Head{}, false, &fault.Error{Kind: fault.Invalid, Where: "topology", What: "it cannot be stored and read back", Err: err}
+	}
 	packed, err := pack(plain)
 	if err != nil {
 		return Head{}, false, err
@@ -100,8 +104,8 @@ func (l *Log) Apply(ctx context.Context, t *topology.Topology, by, message strin
 	}
 }
 
-// write stores the content and moves the head. Content of a revision that lost the race is simply
-// written over by the winner of that number; readers go by the head's and the record's hash.
+// write stores the content and moves the head. Content is found by number and hash, so that of two who
+// write the same number neither touches the other's; that of the loser stays behind unseen.
 func (l *Log) write(ctx context.Context, h Head, packed []byte, headRev uint64) error {
 	id := fmt.Sprintf("%s%08d-%s", revsAt, h.Revision, h.Hash)
 	for len(packed) > 0 {
@@ -131,6 +135,9 @@ func (l *Log) Load(ctx context.Context, revision int) (Head, *topology.Topology,
 	var packed bytes.Buffer
 	for i := range h.Chunks {
 		e, err := l.Store.Get(ctx, fmt.Sprintf("%s%08d-%s/%04d", revsAt, h.Revision, h.Hash, i))
+		if fault.Is(err, fault.NotFound) {
+			return h, nil, damaged(revision, fmt.Sprintf("part %d of %d is missing", i+1, h.Chunks), nil)
+		}
 		if err != nil {
 			return h, nil, fault.Wrap(err, "read revision", fmt.Sprint(revision))
 		}
@@ -138,17 +145,21 @@ func (l *Log) Load(ctx context.Context, revision int) (Head, *topology.Topology,
 	}
 	plain, err := unpack(&packed)
 	if err != nil {
-		return h, nil, &fault.Error{Kind: fault.Internal, Where: fmt.Sprintf("revision %d", revision), What: "unpack", Err: err}
+		return h, nil, damaged(revision, "it does not unpack", err)
 	}
 	t, err := topology.DecodeJSON(plain)
 	if err != nil {
-		return h, nil, err
+		return h, nil, damaged(revision, "it is no topology", err)
 	}
 	if got := topology.Hash(t); got != h.Hash {
-		return h, nil, &fault.Error{Kind: fault.Internal, Where: fmt.Sprintf("revision %d", revision), What: "its content is damaged",
-			Evidence: "hash " + got + " instead of " + h.Hash, Next: "restore the store from a backup"}
+		return h, nil, damaged(revision, "hash "+got+" instead of "+h.Hash, nil)
 	}
 	return h, t, nil
+}
+
+func damaged(revision int, evidence string, err error) error {
+	return &fault.Error{Kind: fault.Internal, Where: fmt.Sprintf("revision %d", revision), What: "its content is damaged",
+		Evidence: evidence, Err: err, Next: "restore the store from a backup"}
 }
 
 // List returns all revisions, oldest first.
@@ -180,8 +191,28 @@ func (l *Log) Refresh(ctx context.Context) error {
 	}
 }
 
-// Follow keeps the current revision up to date until ctx ends.
+// followAgain is the pause before the head is watched again after the store did not answer.
+const followAgain = time.Second
+
+// Follow keeps the current revision up to date until ctx ends. While the store does not answer the last
+// one seen stays current.
 func (l *Log) Follow(ctx context.Context) error {
+	for {
+		err := l.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if k := fault.KindOf(err); err != nil && k != fault.Unreachable && k != fault.Timeout {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(followAgain):
+		}
+	}
+}
+
+func (l *Log) follow(ctx context.Context) error {
 	_, rev, err := l.Store.List(ctx, headKey)
 	if err != nil {
 		return err
@@ -209,5 +240,9 @@ func unpack(r io.Reader) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return io.ReadAll(io.LimitReader(z, maxPlain))
+	plain, err := io.ReadAll(io.LimitReader(z, maxPlain+1))
+	if err == nil && len(plain) > maxPlain {
+		err = fault.Newf(fault.Invalid, "it unpacks to more than %d bytes", maxPlain)
+	}
+	return plain, err
 }

@@ -6,12 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
 	"sync"
-	"time"
 
 	"rerack.dev/rerack/bmc"
 	"rerack.dev/rerack/internal/fault"
@@ -26,10 +26,12 @@ type File struct {
 	path string
 
 	mu   sync.Mutex
-	at   time.Time
-	size int64
+	read fs.FileInfo // of the file that all was read from; nil: read it again
 	all  map[string]stored
 }
+
+// maxFile bounds the file: some 10,000 secrets.
+const maxFile = 4 << 20
 
 type stored struct {
 	Username string `json:"username"`
@@ -88,7 +90,7 @@ func (f *File) Set(name string, c Credential) error {
 	if err != nil {
 		return &fault.Error{Kind: fault.Internal, Where: f.path, What: "write secrets", Err: err}
 	}
-	f.at = time.Time{}
+	f.read = nil
 	return nil
 }
 
@@ -105,13 +107,22 @@ func replace(path string, b []byte) error {
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
-	return os.Rename(tmp.Name(), path)
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
+// load reads the file again if it is another one, or was changed. Nobody keeps a secret that the file
+// has no more.
 func (f *File) load() error {
-	info, err := os.Stat(f.path)
+	file, err := os.Open(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		f.all = nil
+		f.all, f.read = nil, nil
 		return nil
 	}
 	bad := func(what string, err error) error {
@@ -120,22 +131,27 @@ func (f *File) load() error {
 	if err != nil {
 		return bad("read secrets", err)
 	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return bad("read secrets", err)
+	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return &fault.Error{Kind: fault.Unsafe, Where: f.path, What: "others can read the secrets",
 			Evidence: info.Mode().String(), Next: "chmod 600 " + f.path}
 	}
-	if info.ModTime().Equal(f.at) && info.Size() == f.size {
+	if f.read != nil && os.SameFile(f.read, info) && info.ModTime().Equal(f.read.ModTime()) && info.Size() == f.read.Size() {
 		return nil
 	}
-	b, err := os.ReadFile(f.path)
+	b, err := io.ReadAll(io.LimitReader(file, maxFile+1))
 	if err != nil {
 		return bad("read secrets", err)
 	}
 	all := map[string]stored{}
-	if err := json.Unmarshal(b, &all); err != nil {
+	if err := json.Unmarshal(b, &all); err != nil || len(b) > maxFile {
 		// The cause is left out: a JSON error quotes the text around it.
-		return &fault.Error{Kind: fault.Invalid, Where: f.path, What: "the secrets are not valid JSON"}
+		return &fault.Error{Kind: fault.Invalid, Where: f.path, What: "the secrets are not valid JSON of at most 4 MiB"}
 	}
-	f.all, f.at, f.size = all, info.ModTime(), info.Size()
+	f.all, f.read = all, info
 	return nil
 }
