@@ -3,6 +3,7 @@ package workflowtest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"rerack.dev/rerack/internal/fault"
@@ -23,6 +24,19 @@ func (d *DataCentre) Journal() []Act {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Clone(d.journal)
+}
+
+// Commits counts, per switch, fabric and array, the calls that changed something.
+func (d *DataCentre) Commits() map[string]int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.commits)
+}
+
+func (d *DataCentre) commit(device string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.commits[device]++
 }
 
 func (d *DataCentre) note(a Act) {

@@ -63,7 +63,9 @@ func (s *netSwitch) Apply(ctx context.Context, c fabric.Change) (fabric.Result, 
 			if samePort(have, want) && have.Epoch == want.Epoch {
 				continue
 			}
-			out.Changed = append(out.Changed, p.Port)
+			if out.Changed = append(out.Changed, p.Port); len(out.Changed) == 1 {
+				s.d.commit(key)
+			}
 			s.d.note(Act{key, p.Port, p.Epoch, fmt.Sprintf("untagged %d tagged %v shut %t", p.Untagged, p.Tagged, p.Shut)})
 			if err := s.d.World.SetPort(s.name, p.Port, want); err != nil {
 				return err
@@ -115,6 +117,7 @@ func (f *sanFabric) Apply(ctx context.Context, c san.ZoneChange) (san.ZoneResult
 		if len(acts) == 0 {
 			return nil
 		}
+		f.d.commit(key)
 		for _, a := range acts {
 			f.d.note(a)
 		}
@@ -147,7 +150,9 @@ func (a *array) Apply(ctx context.Context, c san.MaskChange) (san.MaskResult, er
 			if have.Epoch == m.Epoch && slices.Equal(have.Initiators, want) {
 				continue
 			}
-			out.Changed = append(out.Changed, m.Volume)
+			if out.Changed = append(out.Changed, m.Volume); len(out.Changed) == 1 {
+				a.d.commit(key)
+			}
 			a.d.note(Act{key, m.Volume, m.Epoch, strings.Join(want, " ")})
 			if err := a.d.World.SetMask(a.name, m.Volume, world.Mask{Epoch: m.Epoch}); err != nil {
 				return err
