@@ -1,4 +1,3 @@
-// Package e2e runs the built binary as its users do: real processes, real sockets, on loopback.
 package e2e
 
 import (
@@ -13,16 +12,6 @@ import (
 	"time"
 )
 
-// binary is the rerack under test.
-func binary(t *testing.T) string {
-	t.Helper()
-	path := os.Getenv("RERACK_BIN")
-	if path == "" {
-		t.Fatal("RERACK_BIN does not name the binary; run make e2e")
-	}
-	return path
-}
-
 // Every scenario of the demo ends as it should, with all invariants of the simulated world intact. The
 // binary itself compares the end with the one wanted and exits with 0 only then.
 func TestDemoScenarios(t *testing.T) {
@@ -34,6 +23,7 @@ func TestDemoScenarios(t *testing.T) {
 		"power-returns": {"20/20 recovered", "Powered on although fenced, cut off from network and storage: a"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "demo")
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
@@ -44,12 +34,7 @@ func TestDemoScenarios(t *testing.T) {
 			cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 			cmd.WaitDelay = 30 * time.Second
 			if err := cmd.Run(); err != nil {
-				t.Errorf("%v\n%s", err, out.String())
-				for _, log := range []string{"lab.log", "server.log"} {
-					if b, err := os.ReadFile(filepath.Join(dir, log)); err == nil {
-						t.Logf("%s:\n%s", log, tail(string(b), 40))
-					}
-				}
+				t.Error(err)
 			}
 			for _, want := range append(wants, "all invariants hold") {
 				if !strings.Contains(out.String(), want) {
@@ -59,14 +44,10 @@ func TestDemoScenarios(t *testing.T) {
 			if t.Failed() {
 				t.Log(out.String())
 			}
+			keepLogs(t, dir)
 			if figures := regexp.MustCompile(`(?m)^Detection .*$`).FindString(out.String()); figures != "" {
 				t.Log(figures)
 			}
 		})
 	}
-}
-
-func tail(s string, n int) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

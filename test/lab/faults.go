@@ -138,8 +138,8 @@ func (m *machine) setBMCFault(what string, s setting) (err error) {
 // Counters are what every device counted, and what every power button was told.
 type Counters map[string]map[string]int
 
-// Counters reads them; the keys are bmc/<machine>, machine/<machine>, switch/<name>, fabric/<name> and
-// array/<name>.
+// Counters reads them; the keys are bmc/<machine>, machine/<machine>, switch/<name>, fabric/<name>,
+// array/<name>, and volume/<name> with the writes that arrived under each epoch as epoch-<n>.
 func (l *Lab) Counters() Counters {
 	out := Counters{}
 	for name, m := range l.machines {
@@ -148,5 +148,13 @@ func (l *Lab) Counters() Counters {
 		out["machine/"+name] = map[string]int{"press-on": p.On, "press-off": p.Off, "boots": int(l.world.Power(name).Boot)}
 	}
 	l.countDevices(out)
+	for name := range l.topo.Volumes {
+		writes := map[string]int{}
+		_, totals := l.world.Log(name)
+		for _, t := range totals {
+			writes["epoch-"+strconv.FormatUint(t.Epoch, 10)] = t.Writes
+		}
+		out["volume/"+name] = writes
+	}
 	return out
 }
