@@ -33,18 +33,40 @@ type ClientConfig struct {
 // Client is a driver.Host on the other side of the agent protocol.
 type Client struct {
 	base    string
-	machine string
 	timeout time.Duration
 	http    *http.Client
 }
 
 var _ driver.Host = (*Client)(nil)
 
+// Validate names the first wrong key.
+func (c ClientConfig) Validate() error {
+	bad := func(key, evidence, next string) error {
+		return &fault.Error{Kind: fault.Invalid, Where: "host " + c.Machine, What: "agent " + key, Evidence: evidence, Next: next}
+	}
+	// The machine itself says where its agent listens: nothing of that but an address is taken.
+	u, err := url.Parse(c.URL)
+	switch {
+	case err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		return bad("URL", fmt.Sprintf("%.200q", c.URL), "it must be https://host:port")
+	case len(c.Certificate.Certificate) == 0:
+		return bad("Certificate", "missing", "")
+	case c.CA == nil:
+		return bad("CA", "missing", "without one the system's authorities would be trusted")
+	case c.Machine == "":
+		return bad("Machine", "missing", "")
+	case c.Epoch == 0:
+		return bad("Epoch", "missing", "")
+	case c.Timeout < 0:
+		return bad("Timeout", "negative", "")
+	}
+	return nil
+}
+
 // Dial prepares a client; the first call connects.
 func Dial(c ClientConfig) (*Client, error) {
-	u, err := url.Parse(c.URL)
-	if err != nil || u.Scheme != "https" || u.Host == "" {
-		return nil, &fault.Error{Kind: fault.Invalid, Where: "host " + c.Machine, What: "agent address", Evidence: c.URL, Next: "it must be https://host:port"}
+	if err := c.Validate(); err != nil {
+		return nil, err
 	}
 	if c.Timeout == 0 {
 		c.Timeout = 15 * time.Second
@@ -55,48 +77,63 @@ func Dial(c ClientConfig) (*Client, error) {
 		InsecureSkipVerify: true, //nolint:gosec // verified in full by VerifyConnection
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			leaf := cs.PeerCertificates[0]
+			refuse := &fault.Error{Kind: fault.Unauthorized, What: "whoever answers is not " + want,
+				Next: "if the machine was booted again since, boot it as a host by a new run"}
 			if _, err := leaf.Verify(x509.VerifyOptions{Roots: c.CA, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
-				return err
+				refuse.Err = err
+				return refuse
 			}
 			if len(leaf.URIs) != 1 || leaf.URIs[0].String() != want {
-				return fmt.Errorf("the agent is not %s", want)
+				refuse.Evidence = fmt.Sprintf("it is %v", leaf.URIs)
+				return refuse
 			}
 			return nil
 		}}
-	return &Client{base: strings.TrimSuffix(c.URL, "/"), machine: c.Machine, timeout: c.Timeout, http: &http.Client{
+	return &Client{base: strings.TrimRight(c.URL, "/"), timeout: c.Timeout, http: &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{TLSClientConfig: t, MaxConnsPerHost: 2, IdleConnTimeout: time.Minute,
+		Transport: &http.Transport{TLSClientConfig: t, MaxConnsPerHost: 2, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 16 << 10,
 			DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext}}}, nil
 }
 
 // Capacity implements driver.Host.
-func (c *Client) Capacity(ctx context.Context) (out driver.Capacity, err error) {
-	return out, c.call(ctx, http.MethodGet, "/v1/capacity", nil, &out)
+func (c *Client) Capacity(ctx context.Context) (driver.Capacity, error) {
+	var out driver.Capacity
+	if err := c.call(ctx, http.MethodGet, "/v1/capacity", nil, &out); err != nil {
+		return driver.Capacity{}, err
+	}
+	return out, nil
 }
 
 // VMs implements driver.Host.
-func (c *Client) VMs(ctx context.Context) (out []driver.VM, err error) {
-	return out, c.call(ctx, http.MethodGet, "/v1/vms", nil, &out)
+func (c *Client) VMs(ctx context.Context) ([]driver.VM, error) {
+	var out []driver.VM
+	if err := c.call(ctx, http.MethodGet, "/v1/vms", nil, &out); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // Define implements driver.Host.
 func (c *Client) Define(ctx context.Context, s driver.Spec) error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
 	return c.call(ctx, http.MethodPut, vmPath(s.Name, ""), s, nil)
 }
 
 // Start implements driver.Host.
 func (c *Client) Start(ctx context.Context, name string, epoch uint64) error {
-	return c.call(ctx, http.MethodPost, withEpoch(vmPath(name, "/start"), epoch), nil, nil)
+	return c.act(ctx, http.MethodPost, name, "/start", epoch)
 }
 
 // Stop implements driver.Host.
 func (c *Client) Stop(ctx context.Context, name string, epoch uint64) error {
-	return c.call(ctx, http.MethodPost, withEpoch(vmPath(name, "/stop"), epoch), nil, nil)
+	return c.act(ctx, http.MethodPost, name, "/stop", epoch)
 }
 
 // Undefine implements driver.Host.
 func (c *Client) Undefine(ctx context.Context, name string, epoch uint64) error {
-	return c.call(ctx, http.MethodDelete, withEpoch(vmPath(name, ""), epoch), nil, nil)
+	return c.act(ctx, http.MethodDelete, name, "", epoch)
 }
 
 // Drain implements driver.Host.
@@ -110,49 +147,76 @@ func (c *Client) Close() error {
 	return nil
 }
 
-func vmPath(name, act string) string { return "/v1/vms/" + url.PathEscape(name) + act }
+// act asks for something about one VM. Its name is part of a path, which no other text may become.
+func (c *Client) act(ctx context.Context, method, name, verb string, epoch uint64) error {
+	if err := driver.CheckName(name); err != nil {
+		return err
+	}
+	return c.call(ctx, method, fmt.Sprintf("%s?epoch=%d", vmPath(name, verb), epoch), nil, nil)
+}
 
-func withEpoch(path string, epoch uint64) string { return fmt.Sprintf("%s?epoch=%d", path, epoch) }
+func vmPath(name, verb string) string { return "/v1/vms/" + name + verb }
 
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	err := c.ask(ctx, method, path, in, out)
+	return fault.Wrap(err, method+" "+path, "agent "+c.base)
+}
+
+func (c *Client) ask(ctx context.Context, method, path string, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	fail := func(k fault.Kind, evidence string, err error) error {
-		return &fault.Error{Kind: k, Where: "host " + c.machine + ", agent " + c.base, What: method + " " + path, Evidence: evidence, Err: err}
-	}
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return fail(fault.Internal, "", err)
+			return err
 		}
 		body = bytes.NewReader(b)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
-		return fail(fault.Internal, "", err)
+		return err
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			return fail(fault.Timeout, "no answer in "+c.timeout.String(), err)
-		}
-		return fail(fault.Unreachable, "", err)
+		return c.unanswered(ctx, err)
 	}
 	defer resp.Body.Close()
-	d := json.NewDecoder(io.LimitReader(resp.Body, maxBody))
-	if resp.StatusCode != http.StatusOK {
-		var p problem
-		if err := d.Decode(&p); err != nil {
-			return fail(fault.Internal, resp.Status, nil)
-		}
-		return fail(fault.ParseKind(p.Kind), p.Detail, nil)
-	}
-	if out == nil {
-		return nil
-	}
-	if err := d.Decode(out); err != nil {
-		return fail(fault.Internal, "the answer is not the JSON expected", err)
+	r := &reader{r: resp.Body}
+	if err := decodeAnswer(resp.StatusCode, r, out); r.err != nil {
+		return c.unanswered(ctx, r.err)
+	} else if err != nil {
+		return err
 	}
 	return nil
+}
+
+// reader remembers why the connection failed: what arrived until then is no answer of the agent's.
+type reader struct {
+	r   io.Reader
+	err error
+}
+
+// Read implements io.Reader.
+func (r *reader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
+	}
+	return n, err
+}
+
+// unanswered says what it means that no answer came. Whether the call had its effect is unknown.
+func (c *Client) unanswered(ctx context.Context, err error) error {
+	var known *fault.Error
+	var remote *net.OpError
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, context.DeadlineExceeded) || errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return &fault.Error{Kind: fault.Timeout, Evidence: "no answer in " + c.timeout.String(), Err: err}
+	case errors.As(err, &remote) && remote.Op == "remote error": // a TLS alert: the agent refuses our certificate
+		return &fault.Error{Kind: fault.Unauthorized, Evidence: "the agent refuses us", Err: err}
+	}
+	return &fault.Error{Kind: fault.Unreachable, Err: err}
 }

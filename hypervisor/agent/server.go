@@ -8,25 +8,23 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"rerack.dev/rerack/hypervisor/driver"
 	"rerack.dev/rerack/internal/fault"
 )
 
-const maxBody = 1 << 20
-
 // ServerConfig of an agent.
 type ServerConfig struct {
 	Listener    net.Listener
 	Certificate tls.Certificate // from the join
 	CA          *x509.CertPool
-	Client      string // common name of the only caller
+	Client      string // common name in the certificate of the only caller
 	Host        driver.Host
 	Logger      *slog.Logger
 }
@@ -57,12 +55,16 @@ func Serve(ctx context.Context, c ServerConfig) error {
 		Handler:           handler(c.Host),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
+		MaxHeaderBytes:    16 << 10,
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(c.Logger.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{c.Certificate},
 			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: c.CA, VerifyConnection: func(cs tls.ConnectionState) error {
-				if got := cs.PeerCertificates[0].Subject.CommonName; got != c.Client {
-					return fault.Newf(fault.Unauthorized, "agent: caller %q is not %q", got, c.Client)
+				leaf := cs.PeerCertificates[0]
+				// The same authority signs for agents too, whose common name is their machine's: one that is
+				// called like the caller is still an agent, which its URI says.
+				if leaf.Subject.CommonName != c.Client || len(leaf.URIs) > 0 {
+					return fault.Newf(fault.Unauthorized, "agent: caller %q is not %q", leaf.Subject, c.Client)
 				}
 				return nil
 			}},
@@ -75,11 +77,6 @@ func Serve(ctx context.Context, c ServerConfig) error {
 	return nil
 }
 
-type problem struct {
-	Kind   string `json:"kind"`
-	Detail string `json:"detail"`
-}
-
 func handler(h driver.Host) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/capacity", func(w http.ResponseWriter, r *http.Request) {
@@ -88,6 +85,9 @@ func handler(h driver.Host) http.Handler {
 	})
 	mux.HandleFunc("GET /v1/vms", func(w http.ResponseWriter, r *http.Request) {
 		vms, err := h.VMs(r.Context())
+		if vms == nil {
+			vms = []driver.VM{} // null is no list
+		}
 		answer(w, vms, err)
 	})
 	mux.HandleFunc("PUT /v1/vms/{name}", func(w http.ResponseWriter, r *http.Request) {
@@ -102,9 +102,9 @@ func handler(h driver.Host) http.Handler {
 	})
 	act := func(f func(context.Context, string, uint64) error) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			epoch, err := strconv.ParseUint(r.URL.Query().Get("epoch"), 10, 64)
+			epoch, err := strconv.ParseUint(strings.TrimPrefix(r.URL.RawQuery, "epoch="), 10, 64)
 			if err != nil {
-				answer(w, nil, fault.New(fault.Invalid, "agent: epoch is not a number"))
+				answer(w, nil, fault.New(fault.Invalid, "agent: the query is not one epoch"))
 				return
 			}
 			answer(w, struct{}{}, f(r.Context(), r.PathValue("name"), epoch))
@@ -117,20 +117,6 @@ func handler(h driver.Host) http.Handler {
 		answer(w, struct{}{}, h.Drain(r.Context()))
 	})
 	return mux
-}
-
-// decodeSpec reads exactly one VM definition and nothing after it.
-func decodeSpec(r io.Reader) (driver.Spec, error) {
-	var s driver.Spec
-	d := json.NewDecoder(r)
-	d.DisallowUnknownFields()
-	if err := d.Decode(&s); err != nil {
-		return s, &fault.Error{Kind: fault.Invalid, What: "agent: VM definition", Err: err}
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return s, fault.New(fault.Invalid, "agent: something follows the VM definition")
-	}
-	return s, nil
 }
 
 func answer(w http.ResponseWriter, v any, err error) {

@@ -54,8 +54,11 @@ func (b *box) serveAgent(ctx context.Context, p params, home *reporter) error {
 	if err != nil {
 		return err
 	}
-	h := newHost(ctx, b)
-	defer h.wait()
+	h, vms, err := newHost(ctx, b)
+	if err != nil {
+		return err
+	}
+	defer vms.wait()
 	home.healthy(ctx)
 	b.enter("host")
 	client := p.Client

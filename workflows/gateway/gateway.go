@@ -16,8 +16,9 @@ import (
 	"rerack.dev/rerack/bmc"
 	bmcdriver "rerack.dev/rerack/bmc/driver"
 	fabric "rerack.dev/rerack/fabric/driver"
+	"rerack.dev/rerack/hypervisor"
 	"rerack.dev/rerack/hypervisor/agent"
-	hypervisor "rerack.dev/rerack/hypervisor/driver"
+	hypervisordriver "rerack.dev/rerack/hypervisor/driver"
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/topology"
@@ -136,10 +137,14 @@ func (g *Gateway) array(a topology.Array) (san.Array, error) {
 }
 
 // Host implements workflows.Devices.
-func (g *Gateway) Host(_ context.Context, machine string, h state.Host) (hypervisor.Host, error) {
-	return kept(g, "host/"+machine, h, func() (hypervisor.Host, error) {
-		return agent.Dial(agent.ClientConfig{URL: h.AgentURL, Certificate: g.cfg.AgentCert, CA: g.cfg.AgentCA,
+func (g *Gateway) Host(_ context.Context, machine string, h state.Host) (hypervisordriver.Host, error) {
+	return kept(g, "host/"+machine, h, func() (hypervisordriver.Host, error) {
+		c, err := agent.Dial(agent.ClientConfig{URL: h.AgentURL, Certificate: g.cfg.AgentCert, CA: g.cfg.AgentCA,
 			Machine: machine, Epoch: h.Epoch})
+		if err != nil {
+			return nil, err
+		}
+		return hypervisor.New(c, hypervisor.Config{Machine: machine})
 	})
 }
 
