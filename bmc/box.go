@@ -186,55 +186,6 @@ func (b *box) setProtocol(p Protocol) {
 	b.mu.Unlock()
 }
 
-// probe asks for Redfish and IPMI at once and prefers Redfish. A box that speaks Redfish but is not
-// trusted ends it: weakening the protocol is not the answer to a wrong certificate.
-func probe(ctx context.Context, openers map[Protocol]Opener, ep Endpoint) (Protocol, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type answer struct {
-		p   Protocol
-		err error
-	}
-	answers := make(chan answer, 2)
-	asked := 0
-	for _, p := range []Protocol{Redfish, IPMI} {
-		if o := openers[p]; o != nil {
-			asked++
-			go func() { answers <- answer{p, o.Probe(ctx, ep)} }()
-		}
-	}
-	var errs []error
-	found := Protocol("")
-	kind := fault.Unsupported
-	for range asked {
-		a := <-answers
-		switch k := fault.KindOf(a.err); {
-		case a.err == nil && a.p == Redfish:
-			found = Redfish
-			cancel() // the other answer cannot change the choice
-		case a.err == nil:
-			if found == "" {
-				found = a.p
-			}
-		case found == Redfish:
-		case a.p == Redfish && k != fault.Unreachable && k != fault.Unsupported:
-			if k == fault.Timeout { // it may speak Redfish in a moment: that is no reason for IPMI
-				return "", &fault.Error{Kind: fault.Unreachable, What: "find out the protocol", Err: a.err}
-			}
-			return "", a.err
-		default:
-			errs = append(errs, fmt.Errorf("%s: %w", a.p, a.err))
-			if k == fault.Unreachable || k == fault.Timeout {
-				kind = fault.Unreachable
-			}
-		}
-	}
-	if found != "" {
-		return found, nil
-	}
-	return "", &fault.Error{Kind: kind, What: "find out the protocol", Err: errors.Join(errs...)}
-}
-
 // verify compares what the BMC says of its machine with what the endpoint expects (H10, H11). The BMC is
 // asked once per session.
 func (b *box) verify(ctx context.Context, ep Endpoint) error {

@@ -107,12 +107,14 @@ func (c *Client) EnsureBoot(ctx context.Context, want driver.BootOverride) (got 
 	return got, changed, err
 }
 
+// sameBoot compares what was asked for with what is read. A reading without a mode is of a BMC that has
+// no say in it (AMT, old Redfish): the firmware's own setting holds, and cannot be compared.
 func sameBoot(want, got driver.BootOverride) bool {
 	if want.Device == driver.BootDefault || got.Device == driver.BootDefault {
 		return want.Device == got.Device
 	}
 	return want.Device == got.Device && want.Once == got.Once &&
-		(want.Mode == driver.FirmwareAny || want.Mode == got.Mode)
+		(want.Mode == driver.FirmwareAny || got.Mode == driver.FirmwareAny || want.Mode == got.Mode)
 }
 
 func bootWords(b driver.BootOverride) string {

@@ -19,6 +19,7 @@ const (
 	Auto    Protocol = "auto" // found out by probing, remembered for Config.ProtocolTTL
 	Redfish Protocol = "redfish"
 	IPMI    Protocol = "ipmi"
+	AMT     Protocol = "amt"    // Intel AMT: WS-Management over HTTPS
 	BMCLib  Protocol = "bmclib" // vendor protocols that only bmclib reaches; never chosen by probing
 )
 
@@ -26,7 +27,7 @@ const (
 // Endpoints are comparable; two equal ones share one Client.
 type Endpoint struct {
 	Machine       string   // for messages
-	Address       string   // host, host:port or https://host[:port]
+	Address       string   // host, host:port, https://host[:port] or amt://host[:port], which says the protocol too
 	Protocol      Protocol // empty means Auto
 	CredentialRef string   // resolved by Config.Credentials at login, never kept
 	CA            string   // PEM certificates that sign the BMC's certificate; empty means the system's
@@ -44,9 +45,12 @@ func (e Endpoint) Validate() error {
 		return bad("address", err.Error())
 	}
 	switch e.Protocol {
-	case "", Auto, Redfish, IPMI, BMCLib:
+	case "", Auto, Redfish, IPMI, AMT, BMCLib:
 	default:
-		return bad("protocol", fmt.Sprintf("%q is none of auto, redfish, ipmi, bmclib", e.Protocol))
+		return bad("protocol", fmt.Sprintf("%q is none of auto, redfish, ipmi, amt, bmclib", e.Protocol))
+	}
+	if p := e.speaks(); p != e.Protocol && e.Protocol != "" && e.Protocol != Auto {
+		return bad("protocol", fmt.Sprintf("is %s, but the address is of %s", e.Protocol, p))
 	}
 	if e.Fingerprint != "" {
 		if _, err := ParseFingerprint(e.Fingerprint); err != nil {
@@ -64,10 +68,10 @@ func (e Endpoint) HostPort(defaultPort string) (string, error) {
 		switch {
 		case err != nil:
 			return "", fmt.Errorf("%q is not a URL", a)
-		case u.Scheme != "https":
-			return "", fmt.Errorf("scheme %q: only https is spoken to a BMC", u.Scheme)
+		case u.Scheme != "https" && u.Scheme != string(AMT):
+			return "", fmt.Errorf("scheme %q: only https and amt, which is over TLS, are spoken to a BMC", u.Scheme)
 		case u.User != nil || u.RawQuery != "" || (u.Path != "" && u.Path != "/"):
-			return "", fmt.Errorf("a BMC address is https://host[:port] and no more")
+			return "", fmt.Errorf("a BMC address is %s://host[:port] and no more", u.Scheme)
 		}
 		a = u.Host
 	}
@@ -79,6 +83,17 @@ func (e Endpoint) HostPort(defaultPort string) (string, error) {
 		return "", fmt.Errorf("%q has no host", e.Address)
 	}
 	return net.JoinHostPort(host, port), nil
+}
+
+// speaks is the protocol asked for: that of the address's scheme, else the declared one, else Auto.
+func (e Endpoint) speaks() Protocol {
+	switch scheme, _, ok := strings.Cut(strings.TrimSpace(e.Address), "://"); {
+	case ok && scheme == string(AMT):
+		return AMT
+	case e.Protocol == "":
+		return Auto
+	}
+	return e.Protocol
 }
 
 func (e Endpoint) where() string {

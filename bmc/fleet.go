@@ -2,7 +2,7 @@
 //
 // A Fleet holds one box per BMC address: one queue, one held session, one circuit breaker. A Client is
 // one machine's view of its box, with the identity the machine must have. The core dials nothing: the
-// protocols come in as Openers (packages redfish, ipmi, bmclib).
+// protocols come in as Openers (packages redfish, ipmi, amt, bmclib).
 package bmc
 
 import (
@@ -123,8 +123,8 @@ func NewFleet(cfg Config) (*Fleet, error) {
 // same address share the queue, the session and the breaker of the box. An invalid endpoint shows at the
 // first call.
 func (f *Fleet) Client(ep Endpoint) *Client {
-	if ep.Protocol == "" {
-		ep.Protocol = Auto
+	if ep.Protocol == "" || ep.Protocol == Auto {
+		ep.Protocol = ep.speaks()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,5 +1,5 @@
-// Package bmcsim is a data centre's worth of simulated BMCs: Redfish over HTTPS and IPMI 2.0 over UDP on
-// real sockets, with the habits of their vendors and with faults that can be set while they run.
+// Package bmcsim is a data centre's worth of simulated BMCs: Redfish over HTTPS, IPMI 2.0 over UDP and
+// Intel AMT over HTTPS on real sockets, with the habits of their vendors and with faults that can be set while they run.
 //
 // What a BMC controls is behind the small Backend interface: a Machine in memory, or the lab's world.
 package bmcsim

@@ -21,7 +21,7 @@ import (
 // Config of one simulated BMC. Backend and Users are required.
 type Config struct {
 	Name    string
-	Addr    string // host:port; port 0 picks one. Redfish is on TCP, IPMI on UDP of the same number
+	Addr    string // host:port; port 0 picks one. Redfish or AMT is on TCP, IPMI on UDP of the same number
 	Backend Backend
 	Profile Profile // default Generic
 	Users   []bmc.Credential
@@ -38,8 +38,11 @@ func (c *Config) validate() error {
 		return errors.New("bmcsim config: backend is missing")
 	case len(c.Users) == 0:
 		return errors.New("bmcsim config: users: at least one is needed")
-	case c.NoIPMI && c.NoRedfish:
+	case c.NoRedfish && (c.NoIPMI || c.Profile.AMT):
 		return errors.New("bmcsim config: noIPMI and noRedfish leave nothing")
+	}
+	if c.Profile.AMT {
+		c.NoIPMI = true
 	}
 	if c.Addr == "" {
 		c.Addr = "127.0.0.1:0"
@@ -109,7 +112,8 @@ type BMC struct {
 	faults   Faults
 	changed  chan struct{} // closed at every change of faults
 	counts   map[string]int
-	sessions map[string]redfishSession // by token
+	sessions map[string]redfishSession // by token, of AMT by nonce
+	amt      *amtState
 	conns    map[net.Conn]struct{}
 	closed   bool
 }
@@ -119,7 +123,7 @@ func (f *Farm) Add(cfg Config) (*BMC, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	b := &BMC{cfg: cfg, farm: f, done: make(chan struct{}), changed: make(chan struct{}), counts: map[string]int{}, sessions: map[string]redfishSession{}, conns: map[net.Conn]struct{}{}}
+	b := &BMC{cfg: cfg, farm: f, done: make(chan struct{}), changed: make(chan struct{}), counts: map[string]int{}, sessions: map[string]redfishSession{}, amt: newAMT(), conns: map[net.Conn]struct{}{}}
 	tcp, udp, err := listen(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("bmcsim %s: %w", cfg.Name, err)
@@ -238,17 +242,18 @@ func (b *BMC) count(verb string) {
 	b.mu.Unlock()
 }
 
-// Sessions returns how many Redfish sessions are open.
+// Sessions returns how many Redfish or AMT sessions are open.
 func (b *BMC) Sessions() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.sessions)
 }
 
-// EndSessions forgets every session of both protocols, as a reboot of the BMC does.
+// EndSessions forgets every session of all protocols, as a reboot of the BMC does.
 func (b *BMC) EndSessions() {
 	b.mu.Lock()
 	clear(b.sessions)
+	b.amt.forget()
 	b.mu.Unlock()
 	if b.ipmi != nil {
 		b.ipmi.endSessions()
@@ -356,6 +361,11 @@ func (l *listener) Accept() (net.Conn, error) {
 func (c *simConn) Close() error {
 	c.b.mu.Lock()
 	delete(c.b.conns, c)
+	for id, s := range c.b.sessions {
+		if s.conn == c { // of AMT, whose sessions end with the connection
+			delete(c.b.sessions, id)
+		}
+	}
 	c.b.mu.Unlock()
 	return c.Conn.Close()
 }

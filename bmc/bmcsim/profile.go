@@ -23,7 +23,10 @@ type Profile struct {
 	Ports          bool   // addresses are in NetworkAdapter Ports, not in NetworkDeviceFunctions
 	NoIPMIBoot     bool   // IPMI accepts boot flags and ignores them
 	VendorAPI      bool   // ASRock Rack's own HTTPS API under /api is there too
-	MaxSessions    int    // of Redfish; 0 means 16
+	AMT            bool   // Intel AMT and nothing else: neither Redfish nor IPMI
+	NoGraceful     bool   // AMT whose operating system runs no agent: it offers no graceful shutdown
+	NoBootOrder    bool   // AMT that does not show its boot order
+	MaxSessions    int    // of Redfish or AMT; 0 means 16
 }
 
 // Generic follows the DMTF's mockups.
@@ -62,14 +65,19 @@ func Lenovo() Profile {
 		RequireIfMatch: true, ActionInfo: true}
 }
 
-// Profiles returns all of them.
+// AMT is a workstation with Intel AMT 16.
+func AMT() Profile {
+	return Profile{Name: "intel-amt", Manufacturer: "LENOVO", Model: "30GA000XGE", AMT: true, NoRestore: true, MaxSessions: 4}
+}
+
+// Profiles returns those that speak Redfish.
 func Profiles() []Profile {
 	return []Profile{Generic(), Dell(), HPE(), Supermicro(), AMI(), Lenovo()}
 }
 
 // ProfileNamed finds a profile by its Name.
 func ProfileNamed(name string) (Profile, error) {
-	for _, p := range Profiles() {
+	for _, p := range append(Profiles(), AMT()) {
 		if p.Name == name {
 			return p, nil
 		}

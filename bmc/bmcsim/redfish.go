@@ -18,6 +18,7 @@ import (
 type redfishSession struct {
 	id   string
 	used time.Time
+	conn net.Conn // of AMT: the connection it lives on
 }
 
 // sessionTimeout is SessionService.SessionTimeout.
@@ -60,7 +61,7 @@ func serveRedfish(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, f.RedirectTo+r.URL.Path, http.StatusTemporaryRedirect)
 		return
 	}
-	out := b.route(r)
+	out := b.route(r, sc)
 	if b.take(func(f *Faults) *int { return &f.ResetConn }) {
 		if t, ok := sc.Conn.(*net.TCPConn); ok {
 			_ = t.SetLinger(0) // a reset, not an orderly end
@@ -79,12 +80,16 @@ func send(w http.ResponseWriter, out reply, flood int64) {
 		w.WriteHeader(out.status)
 		return
 	}
+	contentType := "application/json"
 	raw, err := json.Marshal(out.body)
+	if d, ok := out.body.(document); ok {
+		contentType, raw, err = d.contentType, []byte(d.text), nil
+	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(out.status)
 	if _, err := w.Write(raw); err != nil {
 		return
@@ -97,7 +102,10 @@ func send(w http.ResponseWriter, out reply, flood int64) {
 	}
 }
 
-func (b *BMC) route(r *http.Request) reply {
+func (b *BMC) route(r *http.Request, conn net.Conn) reply {
+	if b.cfg.Profile.AMT {
+		return b.wsman(r, conn)
+	}
 	// Some clients double the first slash, and BMCs' servers do not mind.
 	path := "/" + strings.Trim(r.URL.Path, "/")
 	const sessions = "/redfish/v1/SessionService/Sessions"

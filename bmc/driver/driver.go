@@ -62,7 +62,7 @@ const (
 type Reading struct {
 	State  PowerState `json:"state"`
 	At     time.Time  `json:"at"`
-	Source string     `json:"source"`           // "redfish", "ipmi", ...
+	Source string     `json:"source"`           // "redfish", "ipmi", "amt", ...
 	Detail string     `json:"detail,omitempty"` // the vendor's own word, for people
 }
 
@@ -94,7 +94,9 @@ const (
 	FirmwareUEFI FirmwareMode = "uefi"
 )
 
-// BootOverride is the pending boot override; Once means it is dropped after one boot.
+// BootOverride is the pending boot override; Once means it is dropped after one boot. A driver whose BMC
+// has no say in the mode sets the device alone, and reads FirmwareAny back: the firmware's own setting
+// holds.
 type BootOverride struct {
 	Device BootDevice   `json:"device"`
 	Mode   FirmwareMode `json:"mode,omitempty"`
