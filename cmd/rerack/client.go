@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -32,7 +33,11 @@ type client struct {
 }
 
 func (g *global) client() (*client, error) {
-	c := &client{base: strings.TrimSuffix(g.server, "/") + "/api/v1", token: os.Getenv("RERACK_TOKEN"), actor: "unknown"}
+	base, err := address(g.server)
+	if err != nil {
+		return nil, err
+	}
+	c := &client{base: base + "/api/v1", token: os.Getenv("RERACK_TOKEN"), actor: "unknown"}
 	if u, err := user.Current(); err == nil {
 		c.actor = u.Username
 	}
@@ -40,7 +45,7 @@ func (g *global) client() (*client, error) {
 		c.actor = a
 	}
 	if c.token != "" && g.token == "" {
-		return c, nil
+		return c, checkToken("RERACK_TOKEN", c.token)
 	}
 	path := g.token
 	if path == "" {
@@ -52,7 +57,27 @@ func (g *global) client() (*client, error) {
 			Next: "set RERACK_TOKEN, or --token-file, or --data-dir of the server on this machine"}
 	}
 	c.token = strings.TrimSpace(string(b))
-	return c, nil
+	return c, checkToken(path, c.token)
+}
+
+// address accepts host:port for http://host:port.
+func address(server string) (string, error) {
+	if !strings.Contains(server, "://") {
+		server = "http://" + server
+	}
+	u, err := url.Parse(server)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+		return "", &fault.Error{Kind: fault.Invalid, What: fmt.Sprintf("server address %q", server), Next: "write http://host:port"}
+	}
+	return strings.TrimSuffix(server, "/"), nil
+}
+
+// checkToken refuses what no server can have given, so that it is never sent.
+func checkToken(where, token string) error {
+	if token == "" || len(token) > 4096 || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return &fault.Error{Kind: fault.Invalid, Where: where, What: "it holds no API token", Next: "name the server's admin.token"}
+	}
+	return nil
 }
 
 func (c *client) do(ctx context.Context, method, path string, in any) (*http.Response, error) {
@@ -85,16 +110,20 @@ func (c *client) do(ctx context.Context, method, path string, in any) (*http.Res
 	var p struct {
 		Title  string
 		Detail string
-		Errors []struct{ Message string }
+		Errors []struct{ Message, Location string }
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 4<<20)).Decode(&p); err != nil {
-		return nil, fault.Newf(fault.Internal, "the server answers %s", resp.Status)
+		return nil, &fault.Error{Kind: fault.Internal, Where: req.URL.String(), What: "the server answers " + resp.Status,
+			Next: "see that --server names a rerack server of this version"}
 	}
 	detail := p.Detail
 	if len(p.Errors) > 0 {
 		lines := make([]string, len(p.Errors))
 		for i, e := range p.Errors {
 			lines[i] = e.Message
+			if p.Detail == validationFailed {
+				lines[i] = e.Location + ": " + e.Message
+			}
 		}
 		detail = fmt.Sprintf("%s: %d errors\n%s", p.Title, len(lines), strings.Join(lines, "\n"))
 	}
@@ -104,6 +133,10 @@ func (c *client) do(ctx context.Context, method, path string, in any) (*http.Res
 	}
 	return nil, fault.New(kind, detail)
 }
+
+// validationFailed is what the API's framework says of a request that its schema refuses; the errors of a
+// topology name their place themselves.
+const validationFailed = "validation failed"
 
 // call does a request and decodes the answer into out unless that is nil.
 func (c *client) call(ctx context.Context, method, path string, in, out any) error {

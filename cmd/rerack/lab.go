@@ -66,7 +66,7 @@ protocols on loopback, and a server for them. Rehearse on it what you would not 
 }
 
 // source is the topology a lab is built from: files, a generated one of n machines, or the story.
-func (f *labFlags) source(paths []string) (*topology.Topology, error) {
+func (f *labFlags) source(ctx context.Context, paths []string) (*topology.Topology, error) {
 	switch {
 	case f.machines > 0 && len(paths) > 0:
 		return nil, &fault.Error{Kind: fault.Invalid, What: "--machines and topology files exclude each other"}
@@ -75,7 +75,7 @@ func (f *labFlags) source(paths []string) (*topology.Topology, error) {
 	case len(paths) == 0:
 		return topology.LoadFS(examples.Story, f.example)
 	}
-	files, err := readFiles(paths)
+	files, err := readFiles(ctx, paths)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (f *labFlags) source(paths []string) (*topology.Topology, error) {
 func labRun(f *labFlags) *cobra.Command {
 	c := &cobra.Command{Use: "run [PATH...]", Short: "Run the data centre alone, in the foreground", Hidden: true,
 		RunE: func(c *cobra.Command, paths []string) error {
-			t, err := f.source(paths)
+			t, err := f.source(c.Context(), paths)
 			if err != nil {
 				return err
 			}
@@ -131,7 +131,7 @@ func labUp(f *labFlags) *cobra.Command {
 	c := &cobra.Command{Use: "up [PATH...]", Short: "Start a lab and a server for it in the background, and apply its topology",
 		Long: "Start a lab and a server for it in the background, and apply its topology. Without a path it is the story's data\ncentre: 20 machines in rack-a, ten elsewhere.",
 		RunE: func(c *cobra.Command, paths []string) error {
-			if _, err := f.source(paths); err != nil { // before anything is started
+			if _, err := f.source(c.Context(), paths); err != nil { // before anything is started
 				return err
 			}
 			s, err := newStack(f.dir)
@@ -141,12 +141,18 @@ func labUp(f *labFlags) *cobra.Command {
 			if s.ports, err = freePorts(); err != nil {
 				return err
 			}
-			s.ports.api = listen
+			if err := s.listenOn(listen); err != nil {
+				return err
+			}
+			if err := s.create(); err != nil {
+				return err
+			}
 			// A new lab is a new data centre: what a server knew of the one before is not true of it.
-			if !s.alive("server") {
-				if err := os.RemoveAll(s.path("data")); err != nil {
-					return err
-				}
+			if _, err := os.Stat(s.path("data")); err == nil {
+				fmt.Fprintf(c.ErrOrStderr(), "a new data centre: removed what the server of the last one knew (%s)\n", s.path("data"))
+			}
+			if err := os.RemoveAll(s.path("data")); err != nil {
+				return err
 			}
 			if err := s.up(c.Context(), f.runArgs(paths)); err != nil {
 				return err
@@ -170,7 +176,7 @@ func labUp(f *labFlags) *cobra.Command {
 
 // apply makes the lab's own topology the server's, and returns its number of machines.
 func (s *stack) apply(ctx context.Context) (int, error) {
-	files, err := readFiles([]string{s.path("topology")})
+	files, err := readFiles(ctx, []string{s.path("topology")})
 	if err != nil {
 		return 0, err
 	}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -36,6 +38,7 @@ func (e exitCode) Unwrap() error { return e.error }
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends what does not heed the first
 	if err := root().ExecuteContext(ctx); err != nil {
 		if msg := err.Error(); msg != "" {
 			fmt.Fprintln(os.Stderr, "rerack: "+msg)
@@ -76,18 +79,65 @@ safety rule, 6 a lab invariant is violated, 7 no answer from the server.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	c.Version = version()
 	g := &global{}
 	c.PersistentFlags().StringVar(&g.server, "server", envOr("RERACK_SERVER", defaultServer), "address of the server")
 	c.PersistentFlags().StringVar(&g.token, "token-file", os.Getenv("RERACK_TOKEN_FILE"), "file with the API token (default: RERACK_TOKEN, then <data-dir>/admin.token)")
 	c.PersistentFlags().StringVar(&g.dataDir, "data-dir", envOr("RERACK_DATA_DIR", ".rerack"), "data directory of a server on this machine")
 	c.PersistentFlags().StringVarP(&g.output, "output", "o", "table", "output: table, json or yaml")
-	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitCode{exitUsage, err} })
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return misused(c, err) })
+	c.PersistentPreRunE = func(*cobra.Command, []string) error { return g.checkOutput() }
 	c.AddGroup(&cobra.Group{ID: "topology", Title: "Topology:"}, &cobra.Group{ID: "run", Title: "Recovery and machines:"},
 		&cobra.Group{ID: "service", Title: "Service and lab:"})
 	c.AddCommand(topologyCommands(g)...)
 	c.AddCommand(recoveryCommand(g), workloadCommand(g), machineCommand(g))
 	c.AddCommand(serverCommand(g), secretCommand(g), imageCommand(g), labCommand(g), demoCommand(g))
+	c.InitDefaultCompletionCmd()
+	strict(c)
 	return c
+}
+
+// version is what the build was made from.
+func version() string {
+	if b, ok := debug.ReadBuildInfo(); ok {
+		return b.Main.Version
+	}
+	return "unknown"
+}
+
+// strict makes every wrong command line an error of its own exit code, also that of a command which only
+// groups others.
+func strict(c *cobra.Command) {
+	accepts := c.Args
+	if !c.Runnable() {
+		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		c.DisableFlagsInUseLine = true
+		accepts = func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			c.SuggestionsMinimumDistance = 2
+			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+				return fmt.Errorf("there is no %q (did you mean %s?)", args[0], strings.Join(near, ", "))
+			}
+			return fmt.Errorf("there is no %q", args[0])
+		}
+	}
+	if accepts != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := accepts(c, args); err != nil {
+				return misused(c, err)
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		strict(sub)
+	}
+}
+
+func misused(c *cobra.Command, err error) error {
+	return &fault.Error{Kind: fault.Invalid, Where: c.CommandPath(), Err: err, Next: c.CommandPath() + " --help"}
 }
 
 func envOr(name, otherwise string) string {

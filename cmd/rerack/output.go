@@ -25,10 +25,19 @@ func (g *global) show(w io.Writer, v any, table func(io.Writer)) error {
 		}
 		_, err = w.Write(b)
 		return err
-	case "table", "":
+	case "table":
 		t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 		table(t)
 		return t.Flush()
+	}
+	return g.checkOutput()
+}
+
+// checkOutput refuses what show does not know, before anything is done.
+func (g *global) checkOutput() error {
+	switch g.output {
+	case "table", "json", "yaml":
+		return nil
 	}
 	return &fault.Error{Kind: fault.Invalid, What: fmt.Sprintf("output %q", g.output), Next: "use -o table, json or yaml"}
 }

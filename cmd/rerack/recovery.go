@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -127,7 +129,7 @@ func recoveryShow(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v, err := get[api.RunView](c.Context(), cl, "/recoveries/"+args[0])
+			v, err := get[api.RunView](c.Context(), cl, "/recoveries/"+url.PathEscape(args[0]))
 			if err != nil {
 				return err
 			}
@@ -188,7 +190,7 @@ func (g *global) follow(c *cobra.Command, cl *client, id string, timeout time.Du
 	var last api.RunView
 	view := newLive(c.ErrOrStderr(), isTerminal(c.ErrOrStderr()))
 	for !last.State.Ended() {
-		err := watch(ctx, cl, "/recoveries/"+id+"/watch", func(v api.RunView) error {
+		err := watch(ctx, cl, "/recoveries/"+url.PathEscape(id)+"/watch", func(v api.RunView) error {
 			last = v
 			view.show(v)
 			return nil
@@ -239,24 +241,33 @@ func recoveryAct(g *global, verb, short string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return cl.call(c.Context(), http.MethodPost, "/recoveries/"+args[0]+"/"+verb, nil, nil)
+			return cl.call(c.Context(), http.MethodPost, "/recoveries/"+url.PathEscape(args[0])+"/"+verb, nil, nil)
 		}}
 }
 
 func verdictCommand(g *global) *cobra.Command {
-	return &cobra.Command{Use: "verdict KIND/NAME", Short: "What is believed of a failure domain now, and why", Args: cobra.ExactArgs(1),
-		Example: "  rerack recovery verdict rack/rack-a",
+	return &cobra.Command{Use: "verdict DOMAIN", Short: "What is believed of a failure domain now, and why", Args: cobra.ExactArgs(1),
+		Example: "  rerack recovery verdict rack-a\n  rerack recovery verdict powerfeed/feed-1",
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := g.client()
 			if err != nil {
 				return err
 			}
-			v, err := get[policies.Verdict](c.Context(), cl, "/domains/"+args[0]+"/verdict")
+			v, err := get[policies.Verdict](c.Context(), cl, "/domains/"+domainPath(args[0])+"/verdict")
 			if err != nil {
 				return err
 			}
 			return g.show(c.OutOrStdout(), v, func(w io.Writer) { printVerdict(w, v) })
 		}}
+}
+
+// domainPath escapes a domain's name and leaves the slash behind its kind.
+func domainPath(name string) string {
+	kind, rest, whole := strings.Cut(name, "/")
+	if !whole {
+		return url.PathEscape(name)
+	}
+	return url.PathEscape(kind) + "/" + url.PathEscape(rest)
 }
 
 func printVerdict(w io.Writer, v policies.Verdict) {
@@ -281,7 +292,7 @@ func workloadCommand(g *global) *cobra.Command {
 					return err
 				}
 				var out api.StartResult
-				if err := cl.call(c.Context(), http.MethodPost, "/workloads/"+args[0]+"/"+verb, nil, &out); err != nil {
+				if err := cl.call(c.Context(), http.MethodPost, "/workloads/"+url.PathEscape(args[0])+"/"+verb, nil, &out); err != nil {
 					return err
 				}
 				if wait {
@@ -307,7 +318,7 @@ func machineCommand(g *global) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if err := cl.call(c.Context(), http.MethodPost, "/machines/"+args[0]+"/"+verb, nil, nil); err != nil {
+				if err := cl.call(c.Context(), http.MethodPost, "/machines/"+url.PathEscape(args[0])+"/"+verb, nil, nil); err != nil {
 					return err
 				}
 				fmt.Fprintf(c.OutOrStdout(), "machine %s: %s done\n", args[0], verb)

@@ -70,16 +70,16 @@ func imageCommand(g *global) *cobra.Command {
 	var want string
 	imp := &cobra.Command{Use: "import FILE", Short: "Take a kernel, initrd or disk image into the store; prints its digest", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			store, err := images.Open(filepath.Join(g.dataDir, "images"), images.Options{})
-			if err != nil {
-				return err
-			}
-			defer store.Close()
 			f, err := os.Open(args[0])
 			if err != nil {
 				return &fault.Error{Kind: fault.Invalid, What: "read image", Err: err}
 			}
 			defer f.Close()
+			store, err := images.Open(filepath.Join(g.dataDir, "images"), images.Options{})
+			if err != nil {
+				return err
+			}
+			defer store.Close()
 			d, err := store.Import(c.Context(), filepath.Base(args[0]), f, pxe.Digest(want))
 			if err != nil {
 				return err

@@ -5,12 +5,10 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,14 +104,25 @@ func (c *serverConfig) fill() {
 	}
 	def(&c.secretsFile, filepath.Join(c.dataDir, "secrets.json"))
 	def(&c.imagesDir, filepath.Join(c.dataDir, "images"))
-	def(&c.bootURL, "http://"+c.bootHTTP)
 }
 
 // serve wires the parts and runs them until ctx ends or one fails.
 func serve(ctx context.Context, cfg serverConfig, log *slog.Logger) error {
 	cfg.fill()
+	socks, err := openSockets(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer socks.close()
+	if cfg.bootURL == "" {
+		cfg.bootURL = socks.bootURL(cfg.bootHTTP)
+	}
 	if err := os.MkdirAll(cfg.dataDir, 0o700); err != nil {
-		return &fault.Error{Kind: fault.Invalid, What: "data directory", Err: err}
+		return &fault.Error{Kind: fault.Invalid, What: "data directory", Err: err, Next: "choose another --data-dir"}
+	}
+	token, err := keyFile(filepath.Join(cfg.dataDir, "admin.token"))
+	if err != nil {
+		return err
 	}
 	st, err := openStore(ctx, cfg, log)
 	if err != nil {
@@ -154,20 +163,12 @@ func serve(ctx context.Context, cfg serverConfig, log *slog.Logger) error {
 	acts := &workflows.Activities{Store: st, Topology: revisions.Topology, Devices: gw, Observer: mon,
 		Probe: probe.Prober{}, Now: time.Now, Log: log}
 	rec := &recovery.Service{Store: st, Topology: revisions.Topology, Engine: wf, Judge: mon.Judge, PowerOf: mon.PowerOf, Now: time.Now, Log: log}
-	plane, boot, err := openBootPlane(ctx, cfg, st, wf, ca, log)
-	if err != nil {
-		return err
-	}
-	token, err := keyFile(filepath.Join(cfg.dataDir, "admin.token"))
+	plane, boot, err := openBootPlane(ctx, cfg, socks, st, wf, ca, log)
 	if err != nil {
 		return err
 	}
 	srv := &api.Server{Store: st, Revisions: revisions, Recovery: rec, Monitor: mon, Plan: acts.PlacementInput,
 		Token: hex.EncodeToString(token), Now: time.Now, Log: log}
-	l, err := net.Listen("tcp", cfg.listen)
-	if err != nil {
-		return &fault.Error{Kind: fault.Invalid, What: "listen for the API", Err: err, Next: "choose another --listen"}
-	}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return revisions.Follow(ctx) })
@@ -175,9 +176,9 @@ func serve(ctx context.Context, cfg serverConfig, log *slog.Logger) error {
 	g.Go(func() error { return plane.Follow(ctx) })
 	g.Go(func() error { return boot.Run(ctx) })
 	g.Go(func() error { mon.Run(ctx, rec.Detect); return nil })
-	g.Go(func() error { return serveAPI(ctx, l, srv.Handler()) })
+	g.Go(func() error { return serveAPI(ctx, socks.api, srv.Handler()) })
 	g.Go(func() error { return resume(ctx, rec, log) })
-	log.Info("serving", "api", "http://"+l.Addr().String(), "boot", cfg.bootURL, "machines", len(revisions.Topology().Machines))
+	log.Info("serving", "api", "http://"+socks.api.Addr().String(), "boot", cfg.bootURL, "machines", len(revisions.Topology().Machines))
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil
@@ -258,7 +259,7 @@ func keyFile(path string) ([]byte, error) {
 	return key, nil
 }
 
-func openBootPlane(ctx context.Context, cfg serverConfig, st store.Store, wf *workflows.Client, ca *pki.CA, log *slog.Logger) (*bootplane.Plane, *bootserver.Server, error) {
+func openBootPlane(ctx context.Context, cfg serverConfig, socks *sockets, st store.Store, wf *workflows.Client, ca *pki.CA, log *slog.Logger) (*bootplane.Plane, *bootserver.Server, error) {
 	key, err := keyFile(filepath.Join(cfg.dataDir, "boot.key"))
 	if err != nil {
 		return nil, nil, err
@@ -283,17 +284,7 @@ func openBootPlane(ctx context.Context, cfg serverConfig, st store.Store, wf *wo
 	if c.AgentHosts, err = prefixes("--agent-hosts", cfg.agentHosts); err != nil {
 		return nil, nil, err
 	}
-	if c.DHCP, err = dhcpListeners(ctx, cfg); err != nil {
-		return nil, nil, err
-	}
-	if cfg.tftp != "" {
-		if c.TFTPConn, err = net.ListenPacket("udp4", cfg.tftp); err != nil {
-			return nil, nil, &fault.Error{Kind: fault.Invalid, What: "listen for TFTP", Err: err}
-		}
-	}
-	if c.HTTPListener, err = net.Listen("tcp", cfg.bootHTTP); err != nil {
-		return nil, nil, &fault.Error{Kind: fault.Invalid, What: "listen for network boot", Err: err, Next: "choose another --boot-http"}
-	}
+	c.DHCP, c.TFTPConn, c.HTTPListener = socks.dhcp, socks.tftp, socks.boot
 	srv, err := bootserver.New(c)
 	return plane, srv, err
 }
@@ -316,53 +307,6 @@ func importLoaders(ctx context.Context, dir string, files *images.Store, log *sl
 			return nil, err
 		}
 		out[name] = d
-	}
-	return out, nil
-}
-
-func prefixes(flag string, in []string) ([]netip.Prefix, error) {
-	var out []netip.Prefix
-	for _, s := range in {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return nil, &fault.Error{Kind: fault.Invalid, What: flag + " " + s, Err: err, Next: "write address/prefix-length"}
-		}
-		out = append(out, p)
-	}
-	return out, nil
-}
-
-func dhcpListeners(ctx context.Context, cfg serverConfig) ([]dhcp.Listener, error) {
-	relays, err := prefixes("--dhcp-relay-from", cfg.relays)
-	if err != nil {
-		return nil, err
-	}
-	var out []dhcp.Listener
-	if cfg.dhcpRelay != "" {
-		at, err := netip.ParseAddrPort(cfg.dhcpRelay)
-		if err != nil {
-			return nil, &fault.Error{Kind: fault.Invalid, What: "--dhcp-relay-listen", Err: err}
-		}
-		if len(relays) == 0 {
-			return nil, &fault.Error{Kind: fault.Invalid, What: "--dhcp-relay-listen answers nobody without --dhcp-relay-from"}
-		}
-		conn, err := net.ListenPacket("udp4", cfg.dhcpRelay)
-		if err != nil {
-			return nil, &fault.Error{Kind: fault.Invalid, What: "listen for relayed DHCP", Err: err}
-		}
-		out = append(out, dhcp.Listener{Name: cfg.dhcpRelay, Conn: conn, ServerID: at.Addr(), Relays: relays})
-	}
-	for _, d := range cfg.dhcp {
-		name, cidr, _ := strings.Cut(d, "=")
-		p, err := netip.ParsePrefix(cidr)
-		if err != nil {
-			return nil, &fault.Error{Kind: fault.Invalid, What: "--dhcp " + d, Err: err, Next: "write interface=address/prefix"}
-		}
-		conn, err := dhcp.Listen(ctx, name, "67")
-		if err != nil {
-			return nil, fault.Wrap(err, "listen for DHCP", fmt.Sprintf("interface %s", name))
-		}
-		out = append(out, dhcp.Listener{Name: name, Conn: conn, ServerID: p.Addr(), Subnets: []netip.Prefix{p.Masked()}, Relays: relays})
 	}
 	return out, nil
 }

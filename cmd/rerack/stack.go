@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -33,9 +34,6 @@ func newStack(dir string) (*stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(abs, 0o700); err != nil {
-		return nil, &fault.Error{Kind: fault.Invalid, What: "lab directory", Err: err}
-	}
 	return &stack{dir: abs}, nil
 }
 
@@ -64,6 +62,20 @@ func freePorts() (stackPorts, error) {
 		*out = l.LocalAddr().String()
 	}
 	return p, nil
+}
+
+// listenOn puts the API at an address that must be free; port 0 leaves the choice as it is.
+func (s *stack) listenOn(address string) error {
+	if strings.HasSuffix(address, ":0") {
+		return nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return &fault.Error{Kind: fault.Invalid, What: "listen for the API", Err: err,
+			Next: "end what listens there, or choose another --listen; 127.0.0.1:0 takes any free port"}
+	}
+	s.ports.api = address
+	return l.Close()
 }
 
 // start runs this binary again with args in the background, its output in a log file, and writes its
@@ -98,9 +110,15 @@ func (s *stack) pid(name string) (int, bool) {
 	return pid, err == nil && pid > 1
 }
 
+// alive says whether the process written down still runs. Where the system shows command lines, a process
+// of somebody else that was given the same number since is told from it.
 func (s *stack) alive(name string) bool {
 	pid, ok := s.pid(name)
-	return ok && syscall.Kill(pid, 0) == nil
+	if !ok || syscall.Kill(pid, 0) != nil {
+		return false
+	}
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return errors.Is(err, fs.ErrNotExist) || strings.Contains(string(line), s.dir)
 }
 
 // stop ends a part and waits until it is gone; one that is not running is success.
@@ -108,6 +126,9 @@ func (s *stack) stop(ctx context.Context, name string, sig syscall.Signal) error
 	pid, ok := s.pid(name)
 	if !ok {
 		return nil
+	}
+	if !s.alive(name) {
+		return os.Remove(s.path(name + ".pid"))
 	}
 	if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return &fault.Error{Kind: fault.Internal, What: "stop " + name, Err: err}
@@ -133,12 +154,23 @@ func until(ctx context.Context, ok func() bool) error {
 	return nil
 }
 
-// up starts both parts and waits until they answer.
-func (s *stack) up(ctx context.Context, labArgs []string) error {
+// create makes the directory of a stack that does not run.
+func (s *stack) create() error {
 	for _, name := range []string{"lab", "server"} {
 		if s.alive(name) {
 			return &fault.Error{Kind: fault.Conflict, Where: s.dir, What: "the " + name + " is running already", Next: "rerack lab down"}
 		}
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return &fault.Error{Kind: fault.Invalid, What: "lab directory", Err: err}
+	}
+	return nil
+}
+
+// up starts both parts and waits until they answer.
+func (s *stack) up(ctx context.Context, labArgs []string) error {
+	if err := s.create(); err != nil {
+		return err
 	}
 	args := append([]string{"lab", "run", "--dir", s.dir, "--dhcp-server", s.ports.dhcp, "--tftp-server", s.ports.tftp}, labArgs...)
 	if err := s.start("lab", args...); err != nil {

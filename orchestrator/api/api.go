@@ -67,7 +67,7 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 			w.Header().Set("Content-Type", "application/problem+json")
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			w.WriteHeader(http.StatusUnauthorized)
-			_, _ = w.Write([]byte(`{"status":401,"title":"Unauthorized","detail":"a bearer token is needed: the server's admin.token, in RERACK_TOKEN"}`))
+			_, _ = w.Write([]byte(`{"status":401,"title":"unauthorized","detail":"this is not the server's token (next: send its admin.token as bearer token; for the command line, name it with --token-file or RERACK_TOKEN_FILE)"}`))
 			return
 		}
 		next.ServeHTTP(w, r)

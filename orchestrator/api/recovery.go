@@ -8,6 +8,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/sse"
 
+	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/recovery"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/store"
@@ -68,14 +69,24 @@ func (s *Server) recoveryRoutes(api huma.API) {
 		})
 	type domainIn struct {
 		Kind string `path:"kind"`
-		Name string `path:"name"`
+		Named
+	}
+	judge := func(ctx context.Context, name string) (*body[policies.Verdict], error) {
+		domain, err := s.Recovery.Domain(name)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return reply(s.Monitor.Judge(ctx, domain, "", "", time.Time{}))
 	}
 	huma.Register(api, route(http.MethodGet, "/domains/{kind}/{name}/verdict", "verdict", "What is believed of a failure domain, and on which evidence"),
 		func(ctx context.Context, in *domainIn) (*body[policies.Verdict], error) {
-			return reply(s.Monitor.Judge(ctx, in.Kind+"/"+in.Name, "", "", time.Time{}))
+			return judge(ctx, in.Kind+"/"+in.Name)
 		})
-	sse.Register(api, route(http.MethodGet, "/recoveries/{id}/watch", "watch-recovery", "The run, again after every change, until it ends"),
-		map[string]any{"run": RunView{}}, s.watch)
+	huma.Register(api, route(http.MethodGet, "/domains/{name}/verdict", "verdict-by-name", "The same for a domain whose name no other domain has"),
+		func(ctx context.Context, in *Named) (*body[policies.Verdict], error) { return judge(ctx, in.Name) })
+	watch := route(http.MethodGet, "/recoveries/{id}/watch", "watch-recovery", "The run, again after every change, until it ends")
+	watch.Middlewares = huma.Middlewares{s.runExists(api)}
+	sse.Register(api, watch, map[string]any{"run": RunView{}}, s.watch)
 }
 
 func (s *Server) runView(ctx context.Context, id string) (RunView, error) {
@@ -85,6 +96,20 @@ func (s *Server) runView(ctx context.Context, id string) (RunView, error) {
 	}
 	results, err := s.Recovery.Results(ctx, id)
 	return RunView{r, recovery.Order(results), recovery.Summarize(s.Revisions.Topology(), r, results)}, err
+}
+
+// runExists answers for a run that is not there, which a stream of events cannot.
+func (s *Server) runExists(api huma.API) func(huma.Context, func(huma.Context)) {
+	return func(c huma.Context, next func(huma.Context)) {
+		if _, err := s.Recovery.Get(c.Context(), c.Param("id")); err != nil {
+			k := fault.KindOf(err)
+			c.SetHeader("Content-Type", "application/problem+json")
+			c.SetStatus(status(k))
+			_ = api.Marshal(c.BodyWriter(), "application/json", problem(err)) // the client has gone
+			return
+		}
+		next(c)
+	}
 }
 
 // watch sends the whole run whenever its record or a result changes, at most every 200 ms: a recovery
@@ -127,6 +152,10 @@ func (s *Server) watch(ctx context.Context, in *RunRef, send sse.Sender) {
 
 // dryRun plans the recovery of a domain on the present state. It claims and writes nothing.
 func (s *Server) dryRun(ctx context.Context, domain string) (policies.Placement, error) {
+	domain, err := s.Recovery.Domain(domain)
+	if err != nil {
+		return policies.Placement{}, err
+	}
 	t := s.Revisions.Topology()
 	d, err := t.Domain(domain)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -33,6 +34,13 @@ type TopologyResult struct {
 	Changes  []topology.Change `json:"changes"`
 	Text     string            `json:"text" doc:"The changes, for people"`
 	Adopted  int               `json:"adopted,omitempty" doc:"Workloads that were found running at home"`
+}
+
+// ObjectView is an object as it is declared.
+type ObjectView struct {
+	Kind topology.Kind `json:"kind"`
+	Meta topology.Meta `json:"metadata"`
+	Spec any           `json:"spec"`
 }
 
 func (s *Server) topologyRoutes(api huma.API) {
@@ -84,16 +92,22 @@ func (s *Server) topologyRoutes(api huma.API) {
 	huma.Register(api, route(http.MethodGet, "/objects/{kind}", "list-objects", "All objects of a kind"),
 		func(_ context.Context, in *struct {
 			Kind string `path:"kind"`
-		}) (*body[[]any], error) {
-			t := s.Revisions.Topology()
-			out := []any{}
-			for _, n := range t.Names(topology.Kind(in.Kind)) {
-				if _, o, ok := t.Object(topology.Kind(in.Kind), n); ok {
-					out = append(out, o)
-				}
-			}
-			return reply(out, nil)
+		}) (*body[[]ObjectView], error) {
+			return reply(objects(s.Revisions.Topology(), topology.Kind(in.Kind)))
 		})
+}
+
+func objects(t *topology.Topology, kind topology.Kind) ([]ObjectView, error) {
+	if !slices.Contains(topology.Kinds(), kind) {
+		return nil, &fault.Error{Kind: fault.NotFound, What: fmt.Sprintf("no kind %q", kind), Next: fmt.Sprintf("one of %v", topology.Kinds())}
+	}
+	out := []ObjectView{}
+	for _, n := range t.Names(kind) {
+		if meta, spec, ok := t.Object(kind, n); ok {
+			out = append(out, ObjectView{kind, meta, spec})
+		}
+	}
+	return out, nil
 }
 
 func parse(q TopologyRequest) (*topology.Topology, error) {
@@ -104,7 +118,11 @@ func parse(q TopologyRequest) (*topology.Topology, error) {
 	for i, f := range q.Files {
 		files[i] = topology.File{Name: f.Name, Data: []byte(f.Data)}
 	}
-	return topology.Load(files)
+	t, err := topology.Load(files)
+	if err == nil && t.Len() == 0 {
+		err = &fault.Error{Kind: fault.Invalid, What: "the files declare nothing: an empty topology is not applied by accident", Next: "name a file or folder"}
+	}
+	return t, err
 }
 
 func (s *Server) plan(q TopologyRequest) (TopologyResult, error) {

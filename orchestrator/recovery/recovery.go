@@ -56,7 +56,7 @@ func (s *Service) StartWorkload(ctx context.Context, kind state.RunKind, workloa
 // Start accepts a recovery. When one of the domain is under way, that one is returned and started is
 // false. An accepted run is durable before Start returns, and goes on after any crash.
 func (s *Service) Start(ctx context.Context, q Request) (r state.Run, started bool, err error) {
-	if q.Domain, err = s.domain(q.Domain); err != nil {
+	if q.Domain, err = s.Domain(q.Domain); err != nil {
 		return r, false, err
 	}
 	if q.Runbook, err = s.runbook(q); err != nil {
@@ -126,27 +126,29 @@ func runID(domain string, n int) string {
 	return fmt.Sprintf("%s-%d", name, n)
 }
 
-// domain accepts "rack-a" for "rack/rack-a" when only one domain has that name.
-func (s *Service) domain(name string) (string, error) {
+// Domain returns the whole name of a failure domain. "rack-a" stands for "rack/rack-a" when no other
+// domain has that name.
+func (s *Service) Domain(name string) (string, error) {
 	t := s.Topology()
-	if strings.Contains(name, "/") {
-		d, err := t.Domain(name)
-		return d.Name, err
-	}
 	var found []string
 	for _, d := range t.Domains() {
 		if _, short, _ := strings.Cut(d, "/"); short == name {
 			found = append(found, d)
 		}
 	}
-	switch len(found) {
-	case 1:
+	switch {
+	case len(found) == 1:
 		return found[0], nil
-	case 0:
-		_, err := t.Domain("rack/" + name)
-		return "", err
+	case len(found) > 1:
+		return "", &fault.Error{Kind: fault.Invalid, What: "several domains are called " + name, Evidence: strings.Join(found, ", "), Next: "name one of them whole"}
+	case !strings.Contains(name, "/"):
+		name = "rack/" + name
 	}
-	return "", &fault.Error{Kind: fault.Invalid, What: "several domains are called " + name, Evidence: strings.Join(found, ", "), Next: "name one of them whole"}
+	d, err := t.Domain(name)
+	if err != nil {
+		return "", &fault.Error{Kind: fault.Invalid, What: "no such failure domain", Evidence: err.Error(), Next: "rerack get racks"}
+	}
+	return d.Name, nil
 }
 
 func (s *Service) runbook(q Request) (string, error) {
