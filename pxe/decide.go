@@ -158,7 +158,7 @@ func (d *Decider) Decide(r Request) Decision {
 	case r.Class == ClassIPXE:
 		dec.Answer, dec.Reason = Serve, ReasonBoot
 		dec.BootFile, dec.PhoneHome = d.URL(e, PathScript), d.URL(e, PathPhoneHome)
-	case r.Class == ClassHTTP && boot.HTTP != nil:
+	case r.Class == ClassHTTP && boot.HTTP != nil && !e.Intent.Held:
 		dec.Answer, dec.Reason = Serve, ReasonBoot
 		dec.BootFile = d.URL(e, boot.HTTP.Path())
 	case r.Arch.Loader() == "":

@@ -25,6 +25,8 @@ type Intent struct {
 	Hostname string
 	Boot     *Boot
 	Expires  time.Time // end of the boot token; required with Boot
+	// Held keeps the machine in iPXE: it is given nothing to boot until an update of the intent lets it.
+	Held bool
 
 	// TokenHash is the SHA-256 of the boot token. Table.Set fills it; when it is given it must match,
 	// which finds out a boot plane that was started with another key.

@@ -4,14 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
 	bmc "rerack.dev/rerack/bmc/driver"
 	hypervisor "rerack.dev/rerack/hypervisor/driver"
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/state"
-	"rerack.dev/rerack/orchestrator/store"
 	"rerack.dev/rerack/orchestrator/topology"
 )
 
@@ -78,7 +76,10 @@ func (a *Activities) bootRecord(ctx context.Context, in BootInput, now time.Time
 	t := a.Topology()
 	m := t.Machines[in.Where.Machine]
 	rec := state.Boot{Name: in.bootName(), Machine: in.Where.Machine, VM: in.Where.VM, Run: in.Run, Epoch: in.Epoch,
-		Workflow: bootID(in.Step, in.Name, in.Host), Hostname: in.Name, Expires: now.Add(in.Limits.Boot + in.Limits.Health)}
+		Workflow: bootID(in.Step, in.Name, in.Host), Hostname: in.Name, Held: in.Held, Expires: now.Add(in.Limits.Boot + in.Limits.Health)}
+	if in.Held {
+		rec.Expires = now.Add(holdAtMost)
+	}
 	var at topology.Attachment
 	var image string
 	if in.Host {
@@ -174,6 +175,24 @@ func (a *Activities) PowerOn(ctx context.Context, in BootInput) error {
 		return late(ctx, fault.Wrap(err, "power on", "machine "+in.Where.Machine))
 	}
 	return toTemporal(a.stamp(ctx, in, "on"))
+}
+
+// ReleaseBoot lets a held target boot. From now on its token is good for as long as that of any other.
+func (a *Activities) ReleaseBoot(ctx context.Context, in BootInput) error {
+	if err := a.stamp(ctx, in, milestoneReleased); err != nil {
+		return toTemporal(err)
+	}
+	now := a.Now()
+	_, err := state.Update(ctx, a.Store, state.BootsAt+in.bootName(), func(rec *state.Boot) error {
+		switch {
+		case rec.Workflow != bootID(in.Step, in.Name, in.Host):
+			return &fault.Error{Kind: fault.Stale, Where: "boot record " + in.bootName(), What: "release", Evidence: "another boot has taken its place"}
+		case rec.Held:
+			rec.Held, rec.Expires = false, now.Add(in.Limits.Boot+in.Limits.Health)
+		}
+		return nil
+	})
+	return toTemporal(err)
 }
 
 // firmware is the mode to boot in: what the workload needs, else the machine's first.
@@ -308,76 +327,4 @@ func (a *Activities) Verify(ctx context.Context, in BootInput) error {
 		r.State = "healthy"
 		r.Times["healthy"] = a.Now()
 	}))
-}
-
-// StopTarget stops a target that did not come up, reads back that it stopped, and withdraws its boot
-// record. Stopping is confirmed in its result; without that its identity moves nowhere.
-func (a *Activities) StopTarget(ctx context.Context, in BootInput, why string) error {
-	defer beating(ctx)()
-	if err := a.Store.Txn(ctx, store.Delete(state.BootsAt+in.bootName())); err != nil {
-		return toTemporal(err)
-	}
-	if err := a.distrust(ctx, in); err != nil {
-		return toTemporal(err)
-	}
-	r, err := a.run(ctx, in.Run)
-	if err != nil {
-		return toTemporal(err)
-	}
-	p, err := a.policy(r)
-	if err != nil {
-		return toTemporal(err)
-	}
-	if err := a.result(ctx, in.Run, in.resultName(), func(r *state.Result) {
-		r.State, r.Reason = "failed", why
-		if in.Host && !strings.Contains(strings.Join(r.Tried, "\n"), why) {
-			r.Tried = append(r.Tried, in.Name+": "+why)
-		}
-	}); err != nil {
-		return toTemporal(err)
-	}
-	if err := a.stop(ctx, in, p.Fencing); err != nil {
-		return toTemporal(err)
-	}
-	return toTemporal(a.result(ctx, in.Run, in.resultName(), func(r *state.Result) { r.Times["stopped"] = a.Now() }))
-}
-
-// distrust takes back what the store says of a target that is about to be stopped: it is no Host, its
-// workload is not healthy.
-func (a *Activities) distrust(ctx context.Context, in BootInput) (err error) {
-	if in.Host {
-		_, err = state.Update(ctx, a.Store, state.MachinesAt+in.Name, func(rec *state.Machine) error {
-			if rec.Host != nil && rec.Host.Epoch == in.Epoch {
-				rec.Host = nil
-			}
-			return nil
-		})
-		return err
-	}
-	_, err = state.Update(ctx, a.Store, state.LeasesAt+in.Name, func(l *state.Lease) error {
-		if l.Epoch == in.Epoch && l.Holder == in.Where {
-			l.Healthy = false
-		}
-		return nil
-	})
-	return err
-}
-
-func (a *Activities) stop(ctx context.Context, in BootInput, p topology.FencingPolicy) error {
-	if !in.Where.VM {
-		control, err := a.Devices.Machine(ctx, a.Topology().Machines[in.Where.Machine])
-		if err != nil {
-			return err
-		}
-		_, err = control.Off(ctx, max(p.OffReadings, 1), p.OffInterval.Or(0))
-		return err
-	}
-	h, err := a.host(ctx, in.Where.Machine)
-	if err != nil {
-		return err
-	}
-	if err := h.Stop(ctx, in.Name, in.Epoch); err != nil {
-		return err
-	}
-	return h.Undefine(ctx, in.Name, in.Epoch)
 }

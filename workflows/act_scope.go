@@ -305,11 +305,14 @@ func (a *Activities) abandon(ctx context.Context, r state.Run, w string) error {
 	if err := state.WithdrawLease(ctx, a.Store, w, r.ID, r.Epoch, a.Now()); err != nil {
 		return err
 	}
-	if res.Times["stopped"].Before(res.Times["power-on"]) {
+	if !seenToStop(res) {
 		return nil
 	}
 	return state.CutOff(ctx, a.Store, w, r.ID, r.Epoch)
 }
+
+// seenToStop reports whether a target that was started was read back as stopped since, or never started.
+func seenToStop(r state.Result) bool { return !r.Times["stopped"].Before(r.Times["power-on"]) }
 
 // releaseClaims gives back machines that the run claimed and does not use: those that hold no lease
 // and are no Host.

@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"context"
+	"time"
 
 	fabric "rerack.dev/rerack/fabric/driver"
 	"rerack.dev/rerack/orchestrator/state"
@@ -78,11 +79,24 @@ func (a *Activities) Retire(ctx context.Context, in RetireInput) (cut []string, 
 		}
 	}
 	for _, w := range sortedKeys(in.Lost.Workloads) {
-		if err := state.WithdrawLease(ctx, a.Store, w, in.Run, in.Epoch, now); err != nil {
+		if err := a.withdraw(ctx, in, w, now); err != nil {
 			return nil, toTemporal(err)
 		}
 	}
 	return cut, nil
+}
+
+// withdraw takes the lease back from where the workload was to run. A machine that was held for it, was
+// never given anything to boot, and was seen to stop, has no part in its identity: it is good for another.
+func (a *Activities) withdraw(ctx context.Context, in RetireInput, w string, now time.Time) error {
+	if err := state.WithdrawLease(ctx, a.Store, w, in.Run, in.Epoch, now); err != nil {
+		return err
+	}
+	res, _, err := state.Load[state.Result](ctx, a.Store, state.ResultsAt+in.Run+"/"+w)
+	if err != nil || res.Where.VM || in.Lost.Machines[res.Where.Machine] != "" || !seenToStop(res) {
+		return err
+	}
+	return state.CutOff(ctx, a.Store, w, in.Run, in.Epoch)
 }
 
 // serving lists the machines on which some workload is healthy.

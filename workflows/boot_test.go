@@ -39,7 +39,7 @@ func TestCandidateIsReplaced(t *testing.T) {
 			if e.run.State != state.RunDone || db.Where.Machine == "b1" || !slices.ContainsFunc(db.Tried, func(s string) bool {
 				return strings.HasPrefix(s, "b1: ") && strings.Contains(s, c.says)
 			}) {
-				t.Fatalf("%s, %s; db: %+v", e.run.State, e.run.Reason, db)
+				t.Fatalf("%s, %s; %+v", e.run.State, e.run.Reason, e.results)
 			}
 			b1 := r.machines()["b1"]
 			if b1.Suspect == nil || !strings.Contains(b1.Suspect.Reason, c.says) || b1.Fence == nil || b1.Claim != nil {

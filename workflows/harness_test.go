@@ -85,7 +85,7 @@ func newTrial(t *testing.T, top *topology.Topology) *trial {
 	if r.dc, err = workflowtest.New(t.Context(), workflowtest.Config{Topology: top, Store: kv, Signals: r}); err != nil {
 		t.Fatal(err)
 	}
-	r.acts = &workflows.Activities{Store: kv, Topology: func() *topology.Topology { return top }, Devices: r.dc, Observer: r.dc, Probe: r.dc, Now: r.dc.Now, Log: quiet}
+	r.acts = &workflows.Activities{Store: r.dc.Store(), Topology: func() *topology.Topology { return top }, Devices: r.dc, Observer: r.dc, Probe: r.dc, Now: r.dc.Now, Log: quiet}
 	r.svc = &recovery.Service{Store: kv, Topology: r.acts.Topology, Engine: started{}, Judge: r.dc.Judge, PowerOf: r.dc.PowerOf, Now: r.dc.Now, Log: quiet}
 	if _, err := recovery.Adopt(t.Context(), kv, top, r.dc.Now()); err != nil {
 		t.Fatal(err)

@@ -163,19 +163,19 @@ func printReport(w io.Writer, v api.RunView) {
 }
 
 func printFigures(w io.Writer, rep recovery.Report) {
-	fmt.Fprintf(w, "\nDetection %s; verdict to end %s, of which the longest chain of firmware takes %s and our software %s\n",
+	fmt.Fprintf(w, "\nDetection %s; verdict to end %s, of which the machines' firmware takes %s and our software %s\n",
 		short(rep.Detection), short(rep.Total), short(rep.Hardware), short(rep.Own))
 }
 
 func printResults(w io.Writer, v api.RunView) {
-	row(w, "WORKLOAD", "STATE", "WHERE", "FROM", "FENCED", "FIRMWARE", "BOOT", "HEALTHY", "WHY")
+	row(w, "WORKLOAD", "STATE", "WHERE", "FROM", "FENCED", "FIRMWARE", "HELD", "BOOT", "HEALTHY", "WHY")
 	for _, r := range v.Results {
 		why := r.Reason
 		if r.Constraint != "" {
 			why = r.Constraint + ": " + why
 		}
 		row(w, label(r), r.State, where(r), dash(r.From), since(r, "fenced", v.Requested), between(r, "power-on", "dhcp"),
-			between(r, "dhcp", "phone-home"), since(r, "healthy", v.Requested), why)
+			between(r, "script", "released"), between(r, began(r), "phone-home"), since(r, "healthy", v.Requested), why)
 	}
 	var tried []string
 	for _, r := range v.Results {
@@ -190,6 +190,14 @@ func printResults(w io.Writer, v api.RunView) {
 			fmt.Fprintln(w, "  "+t)
 		}
 	}
+}
+
+// began names the milestone that the boot of the workload itself began with.
+func began(r state.Result) string {
+	if r.Times["released"].After(r.Times["dhcp"]) {
+		return "released"
+	}
+	return "dhcp"
 }
 
 func short(d time.Duration) string { return d.Round(10 * time.Millisecond).String() }

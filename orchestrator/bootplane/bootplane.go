@@ -42,7 +42,7 @@ type Plane struct {
 
 // intent translates a record into what the boot servers know.
 func intent(b state.Boot) (pxe.Intent, error) {
-	in := pxe.Intent{Machine: b.Name, Run: BootOf(b), Epoch: b.Epoch, Hostname: b.Hostname, Expires: b.Expires, Nonce: b.Nonce}
+	in := pxe.Intent{Machine: b.Name, Run: BootOf(b), Epoch: b.Epoch, Hostname: b.Hostname, Expires: b.Expires, Held: b.Held, Nonce: b.Nonce}
 	addr, err := netip.ParsePrefix(b.Address)
 	if err != nil {
 		return in, &fault.Error{Kind: fault.Invalid, Where: "boot record " + b.Name, What: "address", Evidence: b.Address, Err: err}
@@ -163,6 +163,8 @@ func (p *Plane) phoneHome(ctx context.Context, m pxe.Milestone) error {
 		switch {
 		case !is(*b, m.Run, m.Epoch):
 			return &fault.Error{Kind: fault.Stale, Where: "machine " + m.Machine, What: "phone-home", Evidence: "its boot is over"}
+		case b.Held:
+			return &fault.Error{Kind: fault.Conflict, Where: "machine " + m.Machine, What: "phone-home", Evidence: "it is held and was given nothing to boot"}
 		case b.Nonce == "":
 			at := m.At
 			b.Nonce, b.PhonedAt = m.Nonce, &at

@@ -200,6 +200,25 @@ func TestMilestonesAreRecordedAndPassedOn(t *testing.T) {
 	}
 }
 
+// What is held was given nothing to boot: a report that something has booted is not from it.
+func TestHeldMachineCannotPhoneHome(t *testing.T) {
+	s := openStore(t)
+	w := newPlane(t, s)
+	b := record(1, 4)
+	b.Held = true
+	putBoot(t, s, b)
+	home := pxe.Milestone{Machine: "m1", Run: b.Workflow, Epoch: 4, Kind: pxe.KindPhoneHome, Nonce: "nonce"}
+	if err := w.Reached(t.Context(), home); !fault.Is(err, fault.Conflict) {
+		t.Fatal(err)
+	}
+	if got := load[state.Boot](t, s, state.BootsAt+"m1"); got.Nonce != "" || len(w.wf.kinds(b.Workflow)) != 0 {
+		t.Errorf("it was taken: %+v", got)
+	}
+	b.Held = false
+	putBoot(t, s, b)
+	must(t, w.Reached(t.Context(), home))
+}
+
 func TestJoinSignsOnlyWhatBecomesAHost(t *testing.T) {
 	s := openStore(t)
 	w := newPlane(t, s)

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"rerack.dev/rerack/orchestrator/state"
-	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/policies"
 )
 
@@ -18,12 +17,12 @@ type Report struct {
 	Hosts     int           `json:"hosts"`
 	Detection time.Duration `json:"detectionNs" doc:"First sign of the failure, or the request if that came first, to the verdict"`
 	Total     time.Duration `json:"totalNs" doc:"Verdict to end"`
-	Hardware  time.Duration `json:"hardwareNs" doc:"Longest chain of firmware time: power-on to the first DHCP packet, host before VM, dependency before dependant"`
+	Hardware  time.Duration `json:"hardwareNs" doc:"Longest time in firmware that no order of starting could save: power-on to the first DHCP packet of a machine, and for a VM that of its host before it"`
 	Own       time.Duration `json:"ownNs" doc:"Total less Hardware: what the software took"`
 }
 
-// Summarize works the figures out. t gives the dependencies between workloads.
-func Summarize(t *topology.Topology, r state.Run, results []state.Result) Report {
+// Summarize works the figures out.
+func Summarize(r state.Run, results []state.Result) Report {
 	out := Report{Of: len(r.Workloads)}
 	by := map[string]state.Result{}
 	hosts := map[string]state.Result{}
@@ -54,28 +53,12 @@ func Summarize(t *topology.Topology, r state.Run, results []state.Result) Report
 			}
 		}
 	}
-	memo := map[string]time.Duration{}
-	var chain func(name string) time.Duration
-	chain = func(name string) time.Duration {
-		if d, ok := memo[name]; ok {
-			return d
-		}
-		memo[name] = 0 // dependencies have no cycles; this bounds a damaged record
-		res := by[name]
-		var before time.Duration
+	for _, res := range by {
+		d := firmwareTime(res)
 		if res.Where.VM {
-			before = firmwareTime(hosts[res.Where.Machine])
+			d += firmwareTime(hosts[res.Where.Machine])
 		}
-		for _, dep := range t.Workloads[name].Spec.DependsOn {
-			if _, here := by[dep]; here {
-				before = max(before, chain(dep))
-			}
-		}
-		memo[name] = before + firmwareTime(res)
-		return memo[name]
-	}
-	for name := range by {
-		out.Hardware = max(out.Hardware, chain(name))
+		out.Hardware = max(out.Hardware, d)
 	}
 	out.Own = max(out.Total-out.Hardware, 0)
 	return out

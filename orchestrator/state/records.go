@@ -241,6 +241,7 @@ type Boot struct {
 	Cmdline  map[string]string `json:"cmdline,omitempty"`
 	SAN      *SANBoot          `json:"san,omitempty"`
 	Expires  time.Time         `json:"expires"`
+	Held     bool              `json:"held,omitempty"`  // waits in its boot loader until what it depends on is healthy
 	Nonce    string            `json:"nonce,omitempty"` // of the phone-home that consumed the token
 	PhonedAt *time.Time        `json:"phonedAt,omitempty"`
 	Reboots  int               `json:"reboots,omitempty"` // times it was booted anew because it asked again by itself

@@ -148,6 +148,7 @@ type machine struct {
 	out       Outcome
 	initiator string // setting initiator-iqn
 	kernel    bool
+	next      []byte // script that takes the present one's place
 }
 
 func (m *machine) step(what, detail string) {

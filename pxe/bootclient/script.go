@@ -3,7 +3,9 @@ package bootclient
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"io"
 	"net/url"
 	"path"
 	"strconv"
@@ -18,18 +20,24 @@ import (
 // maxSleep bounds what a script may make the machine wait for at once.
 const maxSleep = 5 * time.Minute
 
-// follow fetches the script and does what it says.
+// follow fetches the script and does what it says, and then what the scripts say that took its place.
 func (m *machine) follow(ctx context.Context, u string) error {
 	var b bytes.Buffer
 	if err := m.get(ctx, u, &b, ipxe.MaxScript); err != nil {
 		return err
 	}
-	cmds, err := ipxe.Parse(b.Bytes())
-	if err != nil {
-		return err
+	for script := b.Bytes(); script != nil; script = m.next {
+		cmds, err := ipxe.Parse(script)
+		if err != nil {
+			return err
+		}
+		m.step("script", strconv.Itoa(len(cmds))+" commands")
+		m.next = nil
+		if err := ipxe.Run(ctx, cmds, m.do); err != nil {
+			return err
+		}
 	}
-	m.step("script", strconv.Itoa(len(cmds))+" commands")
-	return ipxe.Run(ctx, cmds, m.do)
+	return nil
 }
 
 func (m *machine) do(ctx context.Context, c ipxe.Command) error {
@@ -50,8 +58,10 @@ func (m *machine) do(ctx context.Context, c ipxe.Command) error {
 		return nil
 	case "sleep":
 		return pause(ctx, c.Args)
-	case "kernel", "initrd", "chain":
+	case "kernel", "initrd":
 		return m.file(ctx, c)
+	case "chain":
+		return m.chain(ctx, c.Args)
 	case "boot":
 		if !m.kernel {
 			return fault.New(fault.Invalid, "boot without a kernel")
@@ -101,11 +111,38 @@ func (m *machine) file(ctx context.Context, c ipxe.Command) error {
 		}
 	case "initrd":
 		m.out.Initrds = append(m.out.Initrds, d)
-	case "chain":
-		m.out.End, m.out.Image = EndImage, d
-		return ipxe.ErrStop
 	}
 	return nil
+}
+
+// chain starts what it fetches: an image ends iPXE, a script goes on in place of the present one. Where
+// one should come back to its caller the outcome would be another than iPXE's, so that is refused.
+func (m *machine) chain(ctx context.Context, args []string) error {
+	f, err := ipxe.DecodeFile(args)
+	if err != nil {
+		return err
+	}
+	h, head := sha256.New(), &head{}
+	if err := m.get(ctx, f.URL, io.MultiWriter(h, head), m.c.MaxFile); err != nil {
+		return err
+	}
+	switch {
+	case !ipxe.IsScript(head.b):
+		m.out.End, m.out.Image = EndImage, pxe.DigestOf([32]byte(h.Sum(nil)))
+	case !f.Replace:
+		return fault.New(fault.Unsupported, "chain of a script without --replace")
+	default:
+		m.next = head.b
+	}
+	return ipxe.ErrStop
+}
+
+// head keeps the beginning of what is written to it: as much as a script may have, and a byte more.
+type head struct{ b []byte }
+
+func (h *head) Write(p []byte) (int, error) {
+	h.b = append(h.b, p[:min(len(p), ipxe.MaxScript+1-len(h.b))]...)
+	return len(p), nil
 }
 
 func (m *machine) sanboot(ctx context.Context, args []string) error {

@@ -73,10 +73,10 @@ func New(c Config) (*Handler, error) {
 	}
 	h := &Handler{cfg: c, mux: http.NewServeMux()}
 	h.mux.HandleFunc("GET /boot/{token}/"+pxe.PathScript, h.booting(h.script))
-	h.mux.HandleFunc("GET /boot/{token}/"+pxe.PathKernel, h.booting(h.kernel))
-	h.mux.HandleFunc("GET /boot/{token}/"+pxe.PathInitrd+"{n}", h.booting(h.initrd))
+	h.mux.HandleFunc("GET /boot/{token}/"+pxe.PathKernel, h.booting(released(h.kernel)))
+	h.mux.HandleFunc("GET /boot/{token}/"+pxe.PathInitrd+"{n}", h.booting(released(h.initrd)))
 	h.mux.HandleFunc("GET /boot/{token}/"+pxe.PathLoader+"{name}", h.booting(h.loader))
-	h.mux.HandleFunc("GET /boot/{token}/image/{name}", h.booting(h.image))
+	h.mux.HandleFunc("GET /boot/{token}/image/{name}", h.booting(released(h.image)))
 	h.mux.HandleFunc("POST /boot/{token}/"+pxe.PathPhoneHome, h.owned(h.phoneHome))
 	h.mux.HandleFunc("POST /boot/{token}/"+pxe.PathJoin, h.owned(h.join))
 	return h, nil
@@ -131,6 +131,17 @@ func (h *Handler) booting(next served) http.HandlerFunc {
 	})
 }
 
+// released keeps from a machine that is held what it would boot.
+func released(next served) served {
+	return func(w http.ResponseWriter, r *http.Request, e *pxe.Entry) {
+		if e.Intent.Held {
+			http.Error(w, "this machine is held", http.StatusConflict)
+			return
+		}
+		next(w, r, e)
+	}
+}
+
 func (h *Handler) script(w http.ResponseWriter, r *http.Request, e *pxe.Entry) {
 	b, err := Script(h.cfg.Decider, e)
 	if err != nil {
@@ -150,6 +161,8 @@ func Script(d *pxe.Decider, e *pxe.Entry) ([]byte, error) {
 	switch b := e.Intent.Boot; {
 	case b == nil:
 		return ipxe.Exit(), nil
+	case e.Intent.Held:
+		return ipxe.Hold(d.URL(e, pxe.PathScript))
 	case b.Kernel != nil:
 		initrds := make([]string, len(b.Kernel.Initrds))
 		for i := range initrds {

@@ -13,13 +13,26 @@ type File struct {
 	Name string // --name, or empty
 	URL  string
 	Args []string // what follows the URL: the command line of a kernel
+	// Replace says that a script which is chained takes the place of this one.
+	Replace bool
 }
 
 // DecodeFile reads the arguments of kernel, initrd and chain.
 func DecodeFile(args []string) (File, error) {
 	var f File
-	if len(args) >= 2 && args[0] == "--name" {
-		f.Name, args = args[1], args[2:]
+	for len(args) >= 2 {
+		switch args[0] {
+		case "--name":
+			f.Name, args = args[1], args[2:]
+			continue
+		case "--replace":
+			f.Replace, args = true, args[1:]
+			continue
+		case "--autofree":
+			args = args[1:]
+			continue
+		}
+		break
 	}
 	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
 		return File{}, fault.Newf(fault.Invalid, "no URL in %q", strings.Join(args, " "))

@@ -126,6 +126,8 @@ func TestRunFollowsOperators(t *testing.T) {
 		{"echo a || echo b && echo c\n", []string{"echo a"}, []string{"echo a", "echo b", "echo c"}, 0},
 		{"echo a || echo b && echo c || exit 3\n", []string{"echo a", "echo c"}, []string{"echo a", "echo b", "echo c"}, 3},
 		{"echo a\necho b\n", []string{"echo a"}, []string{"echo a"}, -1},
+		{":again\necho a || goto again\n", nil, []string{"echo a"}, 0},
+		{"echo a || goto end\necho b\n:end\necho c\n", []string{"echo a"}, []string{"echo a", "echo c"}, 0},
 		{"# comment\n\n\t echo a\r\nboot || exit 1\necho b\n", nil, []string{"echo a", "boot"}, -2},
 	}
 	for _, tt := range tests {
@@ -158,12 +160,55 @@ func TestRunFollowsOperators(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	for _, s := range []string{"", "kernel x", "#!ipxe\ngoto x", "#!ipxe\n:label", "#!ipxe\necho ${net0/mac}", "#!ipxe\n|| boot", "#!ipxe\nboot ||",
+	for _, s := range []string{"", "kernel x", "#!ipxe\ngoto x", "#!ipxe\n:x\ngoto", "#!ipxe\n:x\ngoto x x", "#!ipxe\n:", "#!ipxe\n:x y", "#!ipxe\necho ${net0/mac}", "#!ipxe\n|| boot", "#!ipxe\nboot ||",
 		"#!ipxe\nboot || || exit", "#!ipxe\necho \x00", "#!ipxe\necho é", "#!ipxe\n" + strings.Repeat("echo\n", 300), "#!ipxe\n" + strings.Repeat("a", 20000),
 		"#!ipxe\necho" + strings.Repeat(" a", 600), "#!ipxe\nimgexec x", "#!ipxe" + strings.Repeat(" ", ipxe.MaxScript)} {
 		if _, err := ipxe.Parse([]byte(s)); err == nil {
 			t.Errorf("read %.40q", s)
 		}
+	}
+}
+
+// A machine that is held asks until it gets another answer, and through a time in which there is none.
+func TestHold(t *testing.T) {
+	const url = "http://10.0.0.1/boot/t/script.ipxe"
+	script, err := ipxe.Hold(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmds, err := ipxe.Parse(script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var did []string
+	err = ipxe.Run(t.Context(), cmds, func(_ context.Context, c ipxe.Command) error {
+		did = append(did, c.Name)
+		if c.Name != "chain" {
+			return nil
+		}
+		if f, err := ipxe.DecodeFile(c.Args); err != nil || f.URL != url || !f.Replace {
+			t.Fatalf("%+v, %v", f, err)
+		}
+		if len(did) < 6 {
+			return errors.New("no answer")
+		}
+		return ipxe.ErrStop
+	})
+	if err != nil || strings.Join(did, " ") != "sleep chain sleep chain sleep chain" {
+		t.Errorf("did %v, %v", did, err)
+	}
+	if _, err := ipxe.Hold(url + "\nexit"); !fault.Is(err, fault.Invalid) {
+		t.Errorf("a URL of two lines: %v", err)
+	}
+}
+
+func TestRunEndsInCircles(t *testing.T) {
+	cmds, err := ipxe.Parse([]byte("#!ipxe\n:a\ngoto a\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ipxe.Run(t.Context(), cmds, nil); !fault.Is(err, fault.Timeout) {
+		t.Error(err)
 	}
 }
 
@@ -190,7 +235,7 @@ func FuzzRoundTrip(f *testing.F) {
 
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"#!ipxe\nboot\n", "#!ipxe\nkernel --name k http://x/ a=b || sleep 2 && boot || exit 1\n",
-		"#!ipxe\nset initiator-iqn x\nsanboot iscsi:10.0.0.1:::1:iqn.2026-01.x:y\n", "#!ipxe\nsanboot --drive 0x80\nchain http://x/y\n"} {
+		"#!ipxe\nset initiator-iqn x\nsanboot iscsi:10.0.0.1:::1:iqn.2026-01.x:y\n", "#!ipxe\nsanboot --drive 0x80\nchain http://x/y\n", "#!ipxe\n:a\nchain --replace --autofree http://x/y || goto a\n"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -198,9 +243,9 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		n := 0
+		n, once := 0, !slices.ContainsFunc(cmds, func(c ipxe.Command) bool { return c.Name == "goto" })
 		_ = ipxe.Run(t.Context(), cmds, func(_ context.Context, c ipxe.Command) error { // any end is right; a panic is not
-			if n++; n > len(cmds) {
+			if n++; once && n > len(cmds) {
 				t.Fatal("a command ran twice")
 			}
 			switch c.Name {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,6 +18,7 @@ const (
 	maxLines   = 256
 	maxTokens  = 512
 	maxLineLen = 16 << 10
+	maxJumps   = 4096 // more than an hour of asking a server that does not answer
 )
 
 // When says on which result of the command before it a command runs.
@@ -28,7 +30,7 @@ const (
 	Failure             // after ||
 )
 
-// Command is one command with its arguments.
+// Command is one command with its arguments. A label is one too: its name starts with a colon.
 type Command struct {
 	When When
 	Name string
@@ -40,14 +42,19 @@ func (c Command) String() string { return strings.Join(append([]string{c.Name}, 
 // commands are the ones the boot scripts of this package use, and the few a person adds by hand.
 func known(name string) bool {
 	switch name {
-	case "dhcp", "set", "kernel", "initrd", "boot", "sanboot", "chain", "exit", "sleep", "echo", "imgfree":
+	case "dhcp", "set", "kernel", "initrd", "boot", "sanboot", "chain", "exit", "sleep", "echo", "imgfree", "goto":
 		return true
 	}
 	return false
 }
 
-// Parse reads a script. It knows neither labels nor settings: goto, menus and ${...} are refused with
-// fault.Unsupported, anything malformed or too large with fault.Invalid.
+// IsScript reports whether a file is a script by how it begins.
+func IsScript(b []byte) bool {
+	return bytes.HasPrefix(b, []byte(magic+"\n")) || bytes.HasPrefix(b, []byte(magic+"\r\n"))
+}
+
+// Parse reads a script. It does not know settings: menus and ${...} are refused with fault.Unsupported,
+// anything malformed or too large with fault.Invalid, and so is a goto to a label that is not there.
 func Parse(script []byte) ([]Command, error) {
 	if len(script) > MaxScript {
 		return nil, fault.Newf(fault.Invalid, "script has more than %d bytes", MaxScript)
@@ -67,7 +74,17 @@ func Parse(script []byte) ([]Command, error) {
 		}
 		out = append(out, cmds...)
 	}
+	for _, c := range out {
+		if c.Name == "goto" && label(out, c.Args) < 0 {
+			return nil, fault.Newf(fault.Invalid, "no label for %q", c)
+		}
+	}
 	return out, nil
+}
+
+// label is where a goto leads, or -1.
+func label(cmds []Command, args []string) int {
+	return slices.IndexFunc(cmds, func(c Command) bool { return len(args) == 1 && c.Name == ":"+args[0] })
 }
 
 func parseLine(line string) ([]Command, error) {
@@ -82,6 +99,9 @@ func parseLine(line string) ([]Command, error) {
 	fields := strings.Fields(line)
 	if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
 		return nil, nil
+	}
+	if len(fields) == 1 && len(fields[0]) > 1 && fields[0][0] == ':' {
+		return []Command{{Name: fields[0]}}, nil
 	}
 	if len(fields) > maxTokens {
 		return nil, fault.Newf(fault.Invalid, "more than %d words", maxTokens)
@@ -122,29 +142,42 @@ var ErrStop = errors.New("left iPXE")
 // ExitError is what Run returns when the script runs exit.
 type ExitError struct{ Code int }
 
+// gotoError is how a line ends that leads elsewhere.
+type gotoError struct{ to int }
+
+func (*gotoError) Error() string { return "goto" }
+
 func (e *ExitError) Error() string { return fmt.Sprintf("script exits with %d", e.Code) }
 
 // Run gives the commands to do in the order iPXE would: of a line, processing stops when a command
 // that is followed by || succeeded or one followed by && failed (iPXE src/core/exec.c, system); a line
 // that fails ends the script. It returns nil after ErrStop, an *ExitError after exit, or the failure.
 func Run(ctx context.Context, cmds []Command, do func(context.Context, Command) error) error {
+	jumps := 0
 	for i := 0; i < len(cmds); {
 		end := i + 1
 		for end < len(cmds) && cmds[end].When != Always {
 			end++
 		}
-		if err := runLine(ctx, cmds[i:end], do); err != nil {
-			if errors.Is(err, ErrStop) {
-				return nil
+		var jump *gotoError
+		switch err := runLine(ctx, cmds, cmds[i:end], do); {
+		case errors.As(err, &jump):
+			if jumps++; jumps > maxJumps {
+				return fault.New(fault.Timeout, "script goes round in circles")
 			}
+			i = jump.to
+		case errors.Is(err, ErrStop):
+			return nil
+		case err != nil:
 			return err
+		default:
+			i = end
 		}
-		i = end
 	}
 	return &ExitError{}
 }
 
-func runLine(ctx context.Context, line []Command, do func(context.Context, Command) error) error {
+func runLine(ctx context.Context, all, line []Command, do func(context.Context, Command) error) error {
 	var last error
 	for i, c := range line {
 		if i > 0 && (c.When == Success) != (last == nil) {
@@ -153,8 +186,13 @@ func runLine(ctx context.Context, line []Command, do func(context.Context, Comma
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if c.Name == "exit" {
+		switch {
+		case c.Name == "exit":
 			return exit(c.Args)
+		case c.Name == "goto":
+			return &gotoError{label(all, c.Args)}
+		case c.Name[0] == ':':
+			continue
 		}
 		last = do(ctx, c)
 		if errors.Is(last, ErrStop) {

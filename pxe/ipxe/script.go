@@ -87,6 +87,15 @@ func Disk(image string) ([]byte, error) {
 	return []byte(b.String()), nil
 }
 
+// Hold returns a script that keeps the machine where it is and asks again every second, whether the
+// server answers or not, until the answer is another script.
+func Hold(script string) ([]byte, error) {
+	if err := CheckURL(script); err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "%s\n:again\nsleep 1\nchain --replace --autofree %s || goto again\n", magic, script), nil
+}
+
 // Exit returns a script that hands back to the firmware, which tries its next boot device.
 func Exit() []byte { return []byte(magic + "\nexit 1\n") }
 

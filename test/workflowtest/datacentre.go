@@ -59,7 +59,8 @@ type DataCentre struct {
 	defects  map[string]Defect
 	hosts    map[string]*host // by machine, of its present life
 	journal  []Act
-	commits  map[string]int // by device
+	waiting  map[string]func(context.Context) // held targets, by boot record
+	commits  map[string]int                   // by device
 }
 
 var (
@@ -75,7 +76,7 @@ func New(ctx context.Context, c Config) (*DataCentre, error) {
 		return nil, err
 	}
 	d := &DataCentre{topo: c.Topology, store: c.Store, failures: map[string]Failure{}, defects: map[string]Defect{},
-		hosts: map[string]*host{}, commits: map[string]int{}, clock: clock{now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}}
+		hosts: map[string]*host{}, waiting: map[string]func(context.Context){}, commits: map[string]int{}, clock: clock{now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}}
 	d.plane = &bootplane.Plane{Store: c.Store, Signals: c.Signals, Now: d.clock.Now, Log: slog.New(slog.DiscardHandler)}
 	w, err := world.New(world.Config{Topology: c.Topology, Now: d.clock.Now})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	bmc "rerack.dev/rerack/bmc/driver"
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/bootplane"
+	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/pxe"
 	"rerack.dev/rerack/test/world"
@@ -124,33 +125,57 @@ func (d *DataCentre) netBoot(ctx context.Context, l world.Life, vm string) {
 	if !ok || !d.hears(l, vm, rec.Address) {
 		return
 	}
-	nonce := name + "#" + strconv.FormatUint(l.Boot, 10)
-	report := func(k pxe.Kind, agent, detail string) bool {
-		return d.plane.Reached(ctx, pxe.Milestone{Machine: name, Run: bootplane.BootOf(rec), Epoch: rec.Epoch, Kind: k, At: d.Now(),
-			Nonce: nonce, AgentURL: agent, Detail: detail}) == nil
-	}
+	b := booting{d: d, life: l, vm: vm, rec: rec}
 	d.clock.Sleep(time.Second)
-	report(pxe.KindDHCP, "", "")
+	b.report(ctx, pxe.KindDHCP, "", "")
+	if !rec.Held {
+		b.start(ctx)
+		return
+	}
+	d.hold(name, func(ctx context.Context) {
+		if now, on := d.World.Life(l.Machine); on && now == l {
+			b.start(ctx)
+		}
+	})
+	b.report(ctx, pxe.KindScript, "", "")
+}
+
+// booting is one machine or VM that has found its boot record.
+type booting struct {
+	d    *DataCentre
+	life world.Life
+	vm   string
+	rec  state.Boot
+}
+
+func (b booting) report(ctx context.Context, k pxe.Kind, agent, detail string) bool {
+	return b.d.plane.Reached(ctx, pxe.Milestone{Machine: b.rec.Name, Run: bootplane.BootOf(b.rec), Epoch: b.rec.Epoch, Kind: k, At: b.d.Now(),
+		Nonce: b.rec.Name + "#" + strconv.FormatUint(b.life.Boot, 10), AgentURL: agent, Detail: detail}) == nil
+}
+
+// start is what follows when the boot loader is given something to boot.
+func (b booting) start(ctx context.Context) {
+	d, l := b.d, b.life
 	switch d.defect(l.Machine) {
 	case NeverPhonesHome:
 		return
 	case ReportsFailure:
-		report(pxe.KindFailed, "", "disk controller not found")
+		b.report(ctx, pxe.KindFailed, "", "disk controller not found")
 		return
 	case Sound, NeverServes, NeverTurnsOff:
 	}
-	if rec.Workload == "" {
+	if b.rec.Workload == "" {
 		if d.World.BecomeHost(l) == nil {
 			d.become(l)
-			report(pxe.KindPhoneHome, "memory://"+l.Machine, "")
+			b.report(ctx, pxe.KindPhoneHome, "memory://"+l.Machine, "")
 		}
 		return
 	}
-	if !report(pxe.KindPhoneHome, "", "") || d.defect(l.Machine) == NeverServes {
+	if !b.report(ctx, pxe.KindPhoneHome, "", "") || d.defect(l.Machine) == NeverServes {
 		return
 	}
-	if d.serve(l, vm, rec.Workload, rec.Epoch) == nil {
-		report(pxe.KindHealthy, "", "")
+	if d.serve(l, b.vm, b.rec.Workload, b.rec.Epoch) == nil {
+		b.report(ctx, pxe.KindHealthy, "", "")
 	}
 }
 

@@ -73,7 +73,7 @@ func newPlant(t *testing.T, change func(*workflows.Activities)) *plant {
 	if _, err := recovery.Adopt(ctx, kv, top, p.dc.Now()); err != nil {
 		t.Fatal(err)
 	}
-	acts := &workflows.Activities{Store: kv, Topology: func() *topology.Topology { return top }, Devices: p.dc, Observer: p.dc, Probe: p.dc, Now: p.dc.Now, Log: quiet}
+	acts := &workflows.Activities{Store: p.dc.Store(), Topology: func() *topology.Topology { return top }, Devices: p.dc, Observer: p.dc, Probe: p.dc, Now: p.dc.Now, Log: quiet}
 	p.svc = &recovery.Service{Store: kv, Topology: acts.Topology, Engine: c, Judge: p.dc.Judge, PowerOf: p.dc.PowerOf, Now: p.dc.Now, Log: quiet}
 	if change != nil {
 		change(acts)
@@ -131,6 +131,7 @@ func TestProcedures(t *testing.T) {
 		p.keep("boot-workload", "boot/rack-a-1/1/workload/db")
 		p.keep("boot-host", "boot/rack-a-1/1/host/b2")
 		p.keep("boot-vm", "boot/rack-a-1/1/workload/mail")
+		p.keep("boot-held", "boot/rack-a-1/1/workload/erp")
 	})
 	t.Run("second round", func(t *testing.T) {
 		t.Parallel()
@@ -142,6 +143,7 @@ func TestProcedures(t *testing.T) {
 		}
 		p.keep("recovery-second-round", "recovery/rack-a-1")
 		p.keep("boot-failed", "boot/rack-a-1/1/workload/db")
+		p.keep("boot-given-back", "boot/rack-a-1/1/workload/erp")
 	})
 	t.Run("place and release", func(t *testing.T) {
 		t.Parallel()

@@ -1,0 +1,82 @@
+package workflows
+
+import (
+	"context"
+	"strings"
+
+	"rerack.dev/rerack/orchestrator/state"
+	"rerack.dev/rerack/orchestrator/store"
+	"rerack.dev/rerack/orchestrator/topology"
+)
+
+// StopTarget stops a target that did not come up, reads back that it stopped, and withdraws its boot
+// record. Stopping is confirmed in its result; without that its identity moves nowhere.
+func (a *Activities) StopTarget(ctx context.Context, in BootInput, why string) error {
+	defer beating(ctx)()
+	if err := a.Store.Txn(ctx, store.Delete(state.BootsAt+in.bootName())); err != nil {
+		return toTemporal(err)
+	}
+	if err := a.distrust(ctx, in); err != nil {
+		return toTemporal(err)
+	}
+	r, err := a.run(ctx, in.Run)
+	if err != nil {
+		return toTemporal(err)
+	}
+	p, err := a.policy(r)
+	if err != nil {
+		return toTemporal(err)
+	}
+	if err := a.result(ctx, in.Run, in.resultName(), func(r *state.Result) {
+		r.State, r.Reason = "failed", why
+		if in.Host && !strings.Contains(strings.Join(r.Tried, "\n"), why) {
+			r.Tried = append(r.Tried, in.Name+": "+why)
+		}
+	}); err != nil {
+		return toTemporal(err)
+	}
+	if err := a.stop(ctx, in, p.Fencing); err != nil {
+		return toTemporal(err)
+	}
+	return toTemporal(a.result(ctx, in.Run, in.resultName(), func(r *state.Result) { r.Times["stopped"] = a.Now() }))
+}
+
+// distrust takes back what the store says of a target that is about to be stopped: it is no Host, its
+// workload is not healthy.
+func (a *Activities) distrust(ctx context.Context, in BootInput) (err error) {
+	if in.Host {
+		_, err = state.Update(ctx, a.Store, state.MachinesAt+in.Name, func(rec *state.Machine) error {
+			if rec.Host != nil && rec.Host.Epoch == in.Epoch {
+				rec.Host = nil
+			}
+			return nil
+		})
+		return err
+	}
+	_, err = state.Update(ctx, a.Store, state.LeasesAt+in.Name, func(l *state.Lease) error {
+		if l.Epoch == in.Epoch && l.Holder == in.Where {
+			l.Healthy = false
+		}
+		return nil
+	})
+	return err
+}
+
+func (a *Activities) stop(ctx context.Context, in BootInput, p topology.FencingPolicy) error {
+	if !in.Where.VM {
+		control, err := a.Devices.Machine(ctx, a.Topology().Machines[in.Where.Machine])
+		if err != nil {
+			return err
+		}
+		_, err = control.Off(ctx, max(p.OffReadings, 1), p.OffInterval.Or(0))
+		return err
+	}
+	h, err := a.host(ctx, in.Where.Machine)
+	if err != nil {
+		return err
+	}
+	if err := h.Stop(ctx, in.Name, in.Epoch); err != nil {
+		return err
+	}
+	return h.Undefine(ctx, in.Name, in.Epoch)
+}
