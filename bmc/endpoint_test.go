@@ -11,6 +11,7 @@ import (
 
 	"rerack.dev/rerack/bmc"
 	"rerack.dev/rerack/bmc/bmcsim"
+	"rerack.dev/rerack/bmc/driver"
 	"rerack.dev/rerack/internal/fault"
 )
 
@@ -37,7 +38,7 @@ func TestSecretIsNotPrinted(t *testing.T) {
 
 // Errors that go to people and histories hold no password, whatever fails.
 func TestErrorsHoldNoSecret(t *testing.T) {
-	overBoth(t, func(t *testing.T, p bmc.Protocol) {
+	overAll(t, func(t *testing.T, p bmc.Protocol) {
 		r := newRig(t, p, true, func(_ *bmcsim.Config, c *bmc.Config) { c.CallTimeout = 300 * time.Millisecond })
 		const canary = "s3cr3t-canary"
 		r.setPassword(canary)
@@ -58,6 +59,10 @@ func TestEndpointValidate(t *testing.T) {
 		{func(*bmc.Endpoint) {}, ""},
 		{func(e *bmc.Endpoint) { e.Address = "https://bmc7.example:8443/" }, ""},
 		{func(e *bmc.Endpoint) { e.Address = "[fe80::1]:443" }, ""},
+		{func(e *bmc.Endpoint) { e.Address = "amt://ws7.example" }, ""},
+		{func(e *bmc.Endpoint) { e.Address, e.Protocol = "amt://ws7.example:16993", bmc.AMT }, ""},
+		{func(e *bmc.Endpoint) { e.Address, e.Protocol = "amt://ws7.example", bmc.Redfish }, "protocol"},
+		{func(e *bmc.Endpoint) { e.Address = "amt://u:p@ws7.example" }, "address"},
 		{func(e *bmc.Endpoint) { e.Address = "" }, "address"},
 		{func(e *bmc.Endpoint) { e.Address = "http://bmc7" }, "address"},
 		{func(e *bmc.Endpoint) { e.Address = "https://u:p@bmc7" }, "address"},
@@ -94,5 +99,20 @@ func TestConfigValidate(t *testing.T) {
 		if _, err := bmc.NewFleet(c); err == nil || !strings.Contains(err.Error(), key) {
 			t.Errorf("%s: %v", key, err)
 		}
+	}
+}
+
+// The scheme of an address says the protocol.
+func TestAddressSaysAMT(t *testing.T) {
+	r := newRig(t, bmc.AMT, true, nil)
+	r.ep.Address, r.ep.Protocol = "amt://"+r.ep.Address, bmc.Auto
+	got, err := r.client().Power(bg(t))
+	wantState(t, got, err, driver.PowerOn)
+	if got.Source != "amt" {
+		t.Errorf("source %s", got.Source)
+	}
+	if again := r.client(); again != r.fleet.Client(bmc.Endpoint{Machine: r.ep.Machine, Address: r.ep.Address, Protocol: bmc.AMT, CredentialRef: r.ep.CredentialRef,
+		CA: r.ep.CA, ExpectUUID: r.ep.ExpectUUID, ExpectSerial: r.ep.ExpectSerial}) {
+		t.Error("the same endpoint has two clients")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"rerack.dev/rerack/bmc"
+	"rerack.dev/rerack/bmc/amt"
 	"rerack.dev/rerack/bmc/bmcsim"
 	"rerack.dev/rerack/bmc/bmctest"
 	"rerack.dev/rerack/bmc/driver"
@@ -21,7 +22,7 @@ import (
 
 // Complaint 11: one failed login stops all callers of that BMC.
 func TestOneRefusedLoginStopsAll(t *testing.T) {
-	overBoth(t, func(t *testing.T, p bmc.Protocol) {
+	overAll(t, func(t *testing.T, p bmc.Protocol) {
 		r := newRig(t, p, true, nil)
 		r.setPassword("wrong")
 		var wg sync.WaitGroup
@@ -116,7 +117,7 @@ func TestBreakerIgnoresImpatientCallers(t *testing.T) {
 
 // H10, H11: another machine answers at the address.
 func TestWrongMachineIsNotTouched(t *testing.T) {
-	overBoth(t, func(t *testing.T, p bmc.Protocol) {
+	overAll(t, func(t *testing.T, p bmc.Protocol) {
 		r := newRig(t, p, true, nil)
 		if err := r.client().VerifyIdentity(bg(t)); err != nil {
 			t.Fatal(err)
@@ -178,7 +179,7 @@ func TestIdentityIsReadOncePerSession(t *testing.T) {
 }
 
 func TestLostSessionIsOpenedAgain(t *testing.T) {
-	overBoth(t, func(t *testing.T, p bmc.Protocol) {
+	overAll(t, func(t *testing.T, p bmc.Protocol) {
 		r := newRig(t, p, true, nil)
 		for range 3 {
 			got, err := r.client().Power(bg(t))
@@ -237,6 +238,52 @@ func TestProtocolIsProbed(t *testing.T) {
 			t.Errorf("source %s", got.Source)
 		}
 	})
+	// AMT is asked on its own port only; the simulator's stands for it here.
+	t.Run("amt where there is nothing else", func(t *testing.T) {
+		r := newRig(t, bmc.Auto, true, func(s *bmcsim.Config, c *bmc.Config) {
+			s.Profile = bmcsim.AMT()
+			c.Openers = openers()
+			c.Openers[bmc.AMT] = anyPort{}
+		})
+		got, err := r.client().Power(bg(t))
+		wantState(t, got, err, driver.PowerOn)
+		if got.Source != "amt" || r.client().Status().Protocol != bmc.AMT {
+			t.Errorf("source %s, status %+v", got.Source, r.client().Status())
+		}
+	})
+	t.Run("an amt that is not trusted gets no login", func(t *testing.T) {
+		r := newRig(t, bmc.Auto, true, func(s *bmcsim.Config, c *bmc.Config) {
+			s.Profile = bmcsim.AMT()
+			c.Openers = openers()
+			c.Openers[bmc.AMT] = anyPort{}
+			delete(c.Openers, bmc.Redfish) // it is asked at the same address here, and would complain first
+		})
+		r.ep.Fingerprint = strings.Repeat("ab", 32)
+		_, err := r.client().Power(bg(t))
+		wantKind(t, err, fault.Unsafe)
+		if n := r.b.Count("login"); n != 0 {
+			t.Errorf("%d logins at an untrusted AMT", n)
+		}
+	})
+	t.Run("nobody waits for amt", func(t *testing.T) {
+		silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+		for _, p := range []bmc.Protocol{bmc.Redfish, bmc.IPMI} {
+			r := newRig(t, bmc.Auto, true, func(s *bmcsim.Config, c *bmc.Config) {
+				s.NoRedfish = p == bmc.IPMI
+				c.Openers = openers()
+				c.Openers[bmc.AMT] = elsewhere{address: silent.Addr().String()}
+			})
+			got, err := r.client().Power(bg(t))
+			wantState(t, got, err, driver.PowerOn)
+			if got.Source != string(p) {
+				t.Errorf("source %s, want %s", got.Source, p)
+			}
+		}
+	})
 	t.Run("a wrong certificate does not lead to ipmi", func(t *testing.T) {
 		r := newRig(t, bmc.Auto, true, nil)
 		r.ep.Fingerprint = strings.Repeat("ab", 32)
@@ -252,6 +299,28 @@ func TestProtocolIsProbed(t *testing.T) {
 		_, err := r.client().Power(bg(t))
 		wantKind(t, err, fault.Unreachable)
 	})
+}
+
+// anyPort is AMT asked for on whatever port the endpoint names.
+type anyPort struct{ amt.Opener }
+
+func (anyPort) Probe(ctx context.Context, ep bmc.Endpoint) error {
+	_, port, err := net.SplitHostPort(ep.Address)
+	if err != nil {
+		return err
+	}
+	return amt.Opener{ProbePort: port}.Probe(ctx, ep)
+}
+
+// elsewhere asks for AMT at an address of its own.
+type elsewhere struct {
+	amt.Opener
+	address string
+}
+
+func (e elsewhere) Probe(ctx context.Context, ep bmc.Endpoint) error {
+	ep.Address = e.address
+	return anyPort{}.Probe(ctx, ep)
 }
 
 // A probed protocol is remembered; when it has changed after the memory expired, an act that can hurt is
@@ -380,7 +449,7 @@ func TestUnreachableIsTold(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	overBoth(t, func(t *testing.T, p bmc.Protocol) {
+	overAll(t, func(t *testing.T, p bmc.Protocol) {
 		r := newRig(t, p, true, nil)
 		r.ep.Address = addr
 		got, err := r.client().Power(bg(t))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"rerack.dev/rerack/bmc"
+	"rerack.dev/rerack/bmc/amt"
 	"rerack.dev/rerack/bmc/bmcsim"
 	"rerack.dev/rerack/bmc/bmctest"
 	"rerack.dev/rerack/bmc/driver"
@@ -66,6 +67,7 @@ const password = "correct horse"
 func openers() map[bmc.Protocol]bmc.Opener {
 	return map[bmc.Protocol]bmc.Opener{
 		bmc.Redfish: redfish.Opener{},
+		bmc.AMT:     amt.Opener{},
 		bmc.IPMI:    ipmi.Opener{Config: ipmi.Config{AttemptTimeout: 150 * time.Millisecond, Attempts: 3}},
 	}
 }
@@ -89,6 +91,9 @@ func newRig(t *testing.T, p bmc.Protocol, on bool, shape func(*bmcsim.Config, *b
 			defer r.mu.Unlock()
 			return r.creds, nil
 		}}
+	if p == bmc.AMT {
+		sim.Profile = bmcsim.AMT()
+	}
 	if shape != nil {
 		shape(&sim, &cfg)
 	}
@@ -120,9 +125,9 @@ func bg(t *testing.T) context.Context {
 	return ctx
 }
 
-// overBoth runs a test over both protocols.
-func overBoth(t *testing.T, fn func(t *testing.T, p bmc.Protocol)) {
-	for _, p := range []bmc.Protocol{bmc.Redfish, bmc.IPMI} {
+// overAll runs a test over all protocols.
+func overAll(t *testing.T, fn func(t *testing.T, p bmc.Protocol)) {
+	for _, p := range []bmc.Protocol{bmc.Redfish, bmc.IPMI, bmc.AMT} {
 		t.Run(string(p), func(t *testing.T) { fn(t, p) })
 	}
 }

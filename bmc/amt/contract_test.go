@@ -12,7 +12,9 @@ func TestContract(t *testing.T) {
 	id := bmctest.SimIdentity()
 	id.NICs, id.HBAs = id.NICs[:1], nil // AMT knows its own port only
 	bmctest.Run(t, bmctest.Harness{
-		New:          func(t *testing.T, on bool) bmctest.Peer { return bmctest.NewSim(t, bmcsim.AMT(), on, amt.Opener{}.Open) },
+		New: func(t *testing.T, on bool) bmctest.Peer {
+			return bmctest.NewSim(t, bmcsim.AMT(), on, amt.Opener{}.Open)
+		},
 		Identity:     id,
 		NoMode:       true,
 		NoPersistent: true,

@@ -189,7 +189,7 @@ func soapFault(n *node) *fault.Error {
 	case "AccessDenied":
 		// Not the password, which was accepted: AMT says this to a user without the realm, and to all in
 		// client control mode while nobody at the machine has consented.
-		out.Kind, out.Next = fault.Unauthorized, "give the AMT user the remote control realm, and provision the machine in admin control mode"
+		out.Kind, out.Next = fault.Unauthorized, "give the AMT user the remote control realm; in client control mode each boot change needs consent at the machine, in admin control mode none"
 	case "DestinationUnreachable", "InvalidSelectors", "InvalidResourceURI":
 		out.Kind = fault.NotFound
 	case "ActionNotSupported", "UnsupportedFeature", "FilteringNotSupported":

@@ -217,6 +217,10 @@ func (b *BMC) amtBoot() (role int, source string, options map[string]string) {
 // amtArrange changes role or source and lets the machine know what the next boot is now.
 func (b *BMC) amtArrange(change func(*amtState)) error {
 	b.amtBoot()
+	if b.Faults().RevertBoot {
+		b.count("boot.set")
+		return nil
+	}
 	b.mu.Lock()
 	change(b.amt)
 	want := driver.BootOverride{Device: driver.BootDefault}

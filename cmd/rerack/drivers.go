@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"rerack.dev/rerack/bmc"
+	"rerack.dev/rerack/bmc/amt"
+	"rerack.dev/rerack/bmc/bmclib"
 	"rerack.dev/rerack/bmc/ipmi"
 	"rerack.dev/rerack/bmc/redfish"
 	"rerack.dev/rerack/fabric"
@@ -30,7 +32,7 @@ const deviceTimeout = 10 * time.Second
 // drivers lists every driver there is; nothing registers itself.
 func drivers(creds *secrets.File, deviceCA string, log *slog.Logger) (gateway.Config, error) {
 	fleet, err := bmc.NewFleet(bmc.Config{
-		Openers:     map[bmc.Protocol]bmc.Opener{bmc.Redfish: redfish.Opener{}, bmc.IPMI: ipmi.Opener{}},
+		Openers:     map[bmc.Protocol]bmc.Opener{bmc.Redfish: redfish.Opener{}, bmc.IPMI: ipmi.Opener{}, bmc.AMT: amt.Opener{}, bmc.BMCLib: bmclib.Opener{}},
 		Credentials: func(ctx context.Context, ref string) (bmc.Credential, error) { return creds.Resolve(ctx, ref) },
 		Logger:      log,
 		CallTimeout: 10 * time.Second,

@@ -128,11 +128,14 @@ func formatProblem(format, s string) (problem, hint string) {
 	case "socks5":
 		return urlProblem(s, "socks5")
 	case "bmc":
+		if strings.HasPrefix(s, "amt://") {
+			return urlProblem(s, "amt")
+		}
 		if strings.Contains(s, "://") {
 			return urlProblem(s, "https")
 		}
 		if !host(s) && !hostPort(s) {
-			return q + " is not a host, host:port or https URL", "e.g. https://10.0.9.17"
+			return q + " is not a host, host:port, https or amt URL", "e.g. https://10.0.9.17"
 		}
 	case "ovsdb":
 		scheme, rest, _ := strings.Cut(s, ":")

@@ -151,7 +151,7 @@ var textForms = map[string]string{
 	"hostport": "host:port",
 	"https":    "https://host[:port]",
 	"socks5":   "socks5://host[:port]",
-	"bmc":      "host, host:port or https://host[:port]",
+	"bmc":      "host, host:port, https://host[:port] or amt://host[:port]",
 	"ovsdb":    "tcp:host:port, ssl:host:port or unix:/path",
 	"MAC":      "six hex octets, e.g. 52:54:00:12:34:56, not a group address",
 	"WWPN":     "eight hex octets, e.g. 20:00:00:25:b5:00:00:01",

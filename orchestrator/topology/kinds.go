@@ -133,9 +133,9 @@ type MachineSpec struct {
 
 // BMC says how to reach a management controller.
 type BMC struct {
-	Address     string `json:"address" doc:"Host, host:port or https URL" format:"bmc" example:"https://10.0.9.17"`
+	Address     string `json:"address" doc:"Host, host:port, https URL, or amt://host for Intel AMT" format:"bmc" example:"https://10.0.9.17"`
 	IPMIAddress string `json:"ipmiAddress,omitempty" doc:"host:port of IPMI when it differs from the address" format:"hostport"`
-	Protocol    string `json:"protocol,omitempty" enum:"auto,redfish,ipmi,bmclib" default:"auto" doc:"Protocol to speak; auto probes and remembers"`
+	Protocol    string `json:"protocol,omitempty" enum:"auto,redfish,ipmi,amt,bmclib" default:"auto" doc:"Protocol to speak; auto probes and remembers"`
 	Credentials string `json:"credentials" doc:"Name of a secret with username and password" pattern:"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$" form:"the name of a secret: letters, digits and . _ / -"`
 	Fingerprint string `json:"fingerprint,omitempty" doc:"SHA-256 of the BMC's certificate; otherwise the system's and the configured CAs are trusted" pattern:"^[0-9a-f]{64}$" form:"64 lower-case hex digits"`
 }

@@ -214,7 +214,7 @@ func TestValidate(t *testing.T) {
 	s.Spec.Driver = ""
 	bad.Switches["tor-b"] = s
 	err := topology.Validate(bad)
-	want := `Machine a01: spec.bmc.protocol: "telnet" is not allowed (one of: auto, redfish, ipmi, bmclib)
+	want := `Machine a01: spec.bmc.protocol: "telnet" is not allowed (one of: auto, redfish, ipmi, amt, bmclib)
 Machine a01: spec.nics[0].mac: "zz" is not a MAC address: want 6 hex octets, e.g. 52:54:00:12:34:56
 Machine a01: spec.rack: there is no Rack "rack-z" (did you mean "rack-a"?)`
 	if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), `Switch tor-b: metadata.name: is "tor-a" under the key "tor-b"`) {
@@ -222,6 +222,25 @@ Machine a01: spec.rack: there is no Rack "rack-z" (did you mean "rack-a"?)`
 	}
 	if err := topology.Validate(top); err != nil || top.Machines["a01"].Spec.NICs[0].MAC == "zz" {
 		t.Errorf("the clone shares data with its origin: %v", err)
+	}
+}
+
+// An address says that the box is an Intel AMT by its scheme.
+func TestAMTAddress(t *testing.T) {
+	for address, want := range map[string]string{
+		"amt://10.0.9.1":       "",
+		"amt://10.0.9.1:16993": "",
+		"amt://":               "is not of the form amt://host[:port]",
+		"amt://u:p@10.0.9.1":   "holds a user name or password",
+		"amt://10.0.9.1/wsman": "has more than a host and a port",
+	} {
+		top := load(t, "story").Clone()
+		m := top.Machines["a01"]
+		m.Spec.BMC.Address, m.Spec.BMC.Protocol = address, "amt"
+		top.Machines["a01"] = m
+		if err := topology.Validate(top); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", address, err, want)
+		}
 	}
 }
 
