@@ -7,7 +7,7 @@ ENGINE  := ./workflows/engine ./cmd/rerack
 RACED   = $(shell $(GO) list ./... | grep -v -e /workflows/engine -e /cmd/rerack -e /test/e2e)
 FUZZ    ?= 10s
 
-.PHONY: build demo test e2e lint fuzz bench peers clean
+.PHONY: build demo test e2e lint vuln fuzz bench peers clean
 
 build:
 	$(PURE) $(GO) build -o bin/rerack ./cmd/rerack
@@ -32,6 +32,9 @@ lint:
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
 	$(PURE) $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.7.0 ./...
 	$(PURE) $(GO) run go.temporal.io/sdk/contrib/tools/workflowcheck@v0.4.0 ./workflows
+
+vuln:
+	./.ci/vuln
 
 # Runs every fuzz target for FUZZ each, from its seed corpus.
 fuzz:
