@@ -183,12 +183,14 @@ func (c *Client) ask(ctx context.Context, method, path string, in, out any) erro
 	}
 	defer resp.Body.Close()
 	r := &reader{r: resp.Body}
-	if err := decodeAnswer(resp.StatusCode, r, out); r.err != nil {
+	err = decodeAnswer(resp.StatusCode, r, out)
+	if r.err != nil {
 		return c.unanswered(ctx, r.err)
-	} else if err != nil {
-		return err
 	}
-	return nil
+	if err != nil && ctx.Err() != nil { // an agent that sees the caller go ends its answer where it was
+		return c.unanswered(ctx, ctx.Err())
+	}
+	return err
 }
 
 // reader remembers why the connection failed: what arrived until then is no answer of the agent's.

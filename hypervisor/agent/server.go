@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"rerack.dev/rerack/hypervisor/driver"
@@ -43,7 +44,7 @@ func (c ServerConfig) Validate() error {
 	return nil
 }
 
-// Serve answers until ctx ends.
+// Serve answers until ctx ends. Calls that are under way then are cancelled, and are over when it returns.
 func Serve(ctx context.Context, c ServerConfig) error {
 	if err := c.Validate(); err != nil {
 		return err
@@ -51,8 +52,11 @@ func Serve(ctx context.Context, c ServerConfig) error {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	calls := &gate{next: handler(c.Host)}
+	defer calls.close()
 	s := &http.Server{
-		Handler:           handler(c.Host),
+		Handler:           calls,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
 		MaxHeaderBytes:    16 << 10,
@@ -75,6 +79,29 @@ func Serve(ctx context.Context, c ServerConfig) error {
 		return &fault.Error{Kind: fault.Internal, What: "agent listener", Err: err}
 	}
 	return nil
+}
+
+// gate lets calls through until it is closed, which waits for those inside.
+type gate struct {
+	next   http.Handler
+	inside sync.RWMutex // held for reading by every call
+	closed bool
+}
+
+// ServeHTTP implements http.Handler.
+func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.inside.RLock()
+	defer g.inside.RUnlock()
+	if g.closed {
+		panic(http.ErrAbortHandler) // the server is closed, and the connection with it
+	}
+	g.next.ServeHTTP(w, r)
+}
+
+func (g *gate) close() {
+	g.inside.Lock()
+	defer g.inside.Unlock()
+	g.closed = true
 }
 
 func handler(h driver.Host) http.Handler {

@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"encoding/pem"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	"rerack.dev/rerack/hypervisor/agent"
@@ -16,7 +18,8 @@ import (
 // Sim is a simulated host with 8 CPUs and 16 GiB for tests.
 type Sim struct {
 	*hypersim.Host
-	CA *pki.CA // signs for its agent and for the agent's caller; made by Serve
+	CA    *pki.CA // signs for its agent and for the agent's caller; made by Serve
+	CADir string  // where that keeps its key
 }
 
 // NewSim returns a simulated host without an agent.
@@ -52,20 +55,27 @@ func (s *Sim) Rig(open func(*testing.T) driver.Host) Rig {
 func (s *Sim) Serve(t testing.TB) agent.ClientConfig {
 	t.Helper()
 	var err error
-	if s.CA, err = pki.Open(t.TempDir()); err != nil {
+	s.CADir = t.TempDir()
+	if s.CA, err = pki.Open(s.CADir); err != nil {
 		t.Fatal(err)
 	}
 	caller, err := s.CA.Client("rerack")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return agent.ClientConfig{URL: s.ServeAs(t, AgentCertificate(t, s.CA, "b01", 3)), Certificate: caller, CA: s.CA.Pool(), Machine: "b01", Epoch: 3}
+}
+
+// ServeAs puts another agent before the simulated host, which shows this certificate, and returns its URL.
+func (s *Sim) ServeAs(t testing.TB, cert tls.Certificate) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	c := agent.ServerConfig{Listener: s.Listener(l), Certificate: AgentCertificate(t, s.CA, "b01", 3), CA: s.CA.Pool(), Client: "rerack", Host: s.Host}
+	c := agent.ServerConfig{Listener: s.Listener(l), Certificate: cert, CA: s.CA.Pool(), Client: "rerack", Host: s.Host}
 	go func() { done <- agent.Serve(ctx, c) }()
 	t.Cleanup(func() {
 		cancel()
@@ -73,7 +83,18 @@ func (s *Sim) Serve(t testing.TB) agent.ClientConfig {
 			t.Errorf("agent: %v", err)
 		}
 	})
-	return agent.ClientConfig{URL: "https://" + l.Addr().String(), Certificate: caller, CA: s.CA.Pool(), Machine: "b01", Epoch: 3}
+	return "https://" + l.Addr().String()
+}
+
+// Impostor is an agent with the right certificate that answers everything in one way, and no host behind
+// it. Serve has to come first.
+func (s *Sim) Impostor(t testing.TB, answer http.HandlerFunc) (url string) {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(answer)
+	srv.TLS = &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{AgentCertificate(t, s.CA, "b01", 3)}}
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	return srv.URL
 }
 
 // AgentCertificate is what an agent gets when it joins.
