@@ -3,8 +3,12 @@
 // ipmitool binary, which is never run.
 //
 // bmclib tries its providers one after another until one succeeds. That is a silent change of protocol, so
-// the registry given to it holds exactly one provider. Its Intel AMT provider is left out: the library
-// beneath it does not verify certificates and cannot be told to.
+// the registry given to it holds exactly one provider. The others are left out: Intel AMT, because the
+// library beneath does not verify certificates and cannot be told to (package amt speaks it instead), and
+// Dell, Supermicro and OpenBMC, because what they add to Redfish (firmware, BIOS settings, screenshots,
+// media) is nothing that switching and booting a machine needs.
+//
+// Its loggers are discarded on purpose: at a high verbosity they print requests, logins among them.
 package bmclib
 
 import (
@@ -65,6 +69,7 @@ func (o Opener) Open(ctx context.Context, ep bmc.Endpoint, cred bmc.Credential) 
 	}
 	reg := registrar.NewRegistry()
 	d := &Driver{}
+	var rack *asrockrack.ASRockRack
 	if port == want {
 		p := &Provider{Opener: ipmi.Opener{Config: o.IPMI}, Endpoint: ep, Credential: cred}
 		reg.Register(p.Name(), "ipmi", p.Features(), nil, p)
@@ -81,21 +86,39 @@ func (o Opener) Open(ctx context.Context, ep bmc.Endpoint, cred bmc.Credential) 
 		d.closeIdle = hc.CloseIdleConnections
 		hc.Transport = d.http
 		// The provider puts both into a form without encoding them.
-		p := asrockrack.NewWithOptions(addr, url.QueryEscape(cred.User), url.QueryEscape(cred.Password.Reveal()), logr.Discard(), asrockrack.WithHTTPClient(hc))
-		reg.Register(asrockrack.ProviderName, asrockrack.ProviderProtocol, asrockrack.Features, nil, p)
+		rack = asrockrack.NewWithOptions(addr, url.QueryEscape(cred.User), url.QueryEscape(cred.Password.Reveal()), logr.Discard(), asrockrack.WithHTTPClient(hc))
+		reg.Register(asrockrack.ProviderName, asrockrack.ProviderProtocol, asrockrack.Features, nil, rack)
 	}
 	d.c = vendor.NewClient(host, cred.User, cred.Password.Reveal(), vendor.WithRegistry(reg), vendor.WithLogger(logr.Discard()))
 	if err := d.c.Open(ctx); err != nil {
 		f := d.fault("log in", err)
-		if d.http != nil {
-			d.closeIdle()
-			if d.http.status == http.StatusUnauthorized || errors.Is(err, vendorerrors.ErrLoginFailed) {
-				return nil, &fault.Error{Kind: fault.Unauthorized, What: "log in as " + cred.User, Evidence: "refused", Next: "correct the credential"}
-			}
+		if rack != nil {
+			f = d.notOpened(ctx, rack, cred.User, err)
 		}
 		return nil, f
 	}
 	return d, nil
+}
+
+// notOpened ends a failed login over HTTPS and says why it failed. A login that succeeded on a board that
+// the provider does not know leaves a session behind, which must not fill the BMC's table (hazard H12);
+// bmclib itself forgets it.
+func (d *Driver) notOpened(ctx context.Context, rack *asrockrack.ASRockRack, user string, cause error) error {
+	defer d.closeIdle()
+	status, f := d.http.status, d.fault("log in", cause)
+	switch {
+	case status == http.StatusUnauthorized, errors.Is(cause, vendorerrors.ErrLoginFailed):
+		return &fault.Error{Kind: fault.Unauthorized, What: "log in as " + user, Evidence: "refused", Next: "correct the credential"}
+	case d.http.err == nil && status == http.StatusOK:
+		// Every answer was a good one, so it is the board that is wrong.
+		f = &fault.Error{Kind: fault.Unsupported, What: "log in", Evidence: cause.Error(), Next: "declare another protocol for this BMC"}
+	}
+	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := rack.Close(bye); err != nil && f == nil {
+		return d.fault("log out", err)
+	}
+	return f
 }
 
 // Driver is one logged-in BMC behind bmclib.
