@@ -10,7 +10,7 @@ import (
 
 	"github.com/icholy/digest"
 	"rerack.dev/rerack/bmc/driver"
-	"rerack.dev/rerack/bmc/redfish"
+	"rerack.dev/rerack/bmc/transport"
 	"rerack.dev/rerack/internal/fault"
 )
 
@@ -30,7 +30,7 @@ type conn struct {
 }
 
 func newConn(cfg Config) (*conn, error) {
-	hc, err := redfish.HTTPClient(redfish.Config{Address: cfg.Address, CA: cfg.CA, Fingerprint: cfg.Fingerprint, DialTimeout: cfg.DialTimeout})
+	hc, err := transport.Client(transport.Config{Address: cfg.Address, CA: cfg.CA, Fingerprint: cfg.Fingerprint, DialTimeout: cfg.DialTimeout})
 	if err != nil {
 		return nil, err
 	}
@@ -59,12 +59,12 @@ func (c *conn) post(ctx context.Context, body []byte) (resp *http.Response, raw 
 	}
 	resp, err = c.http.Do(req)
 	if err != nil {
-		return nil, nil, redfish.TransportFault("POST "+path, err)
+		return nil, nil, transport.Fault("POST "+path, err)
 	}
 	defer resp.Body.Close()
 	raw, err = io.ReadAll(io.LimitReader(resp.Body, c.cfg.MaxBody+1))
 	if err != nil {
-		return nil, nil, redfish.TransportFault("POST "+path, err)
+		return nil, nil, transport.Fault("POST "+path, err)
 	}
 	if int64(len(raw)) > c.cfg.MaxBody {
 		return nil, nil, &fault.Error{Kind: fault.Internal, What: "POST " + path, Evidence: fmt.Sprintf("answer is longer than %d bytes", c.cfg.MaxBody)}

@@ -30,7 +30,7 @@ import (
 	"rerack.dev/rerack/bmc"
 	"rerack.dev/rerack/bmc/driver"
 	"rerack.dev/rerack/bmc/ipmi"
-	"rerack.dev/rerack/bmc/redfish"
+	"rerack.dev/rerack/bmc/transport"
 	"rerack.dev/rerack/internal/fault"
 )
 
@@ -75,7 +75,7 @@ func (o Opener) Open(ctx context.Context, ep bmc.Endpoint, cred bmc.Credential) 
 		reg.Register(p.Name(), "ipmi", p.Features(), nil, p)
 		d.ipmi = p
 	} else {
-		hc, err := redfish.HTTPClient(redfish.Config{Address: addr, CA: ep.CA, Fingerprint: ep.Fingerprint, DialTimeout: o.DialTimeout})
+		hc, err := transport.Client(transport.Config{Address: addr, CA: ep.CA, Fingerprint: ep.Fingerprint, DialTimeout: o.DialTimeout})
 		if err != nil {
 			return nil, err
 		}
@@ -139,7 +139,7 @@ func (d *Driver) fault(what string, err error) error {
 	case d.ipmi != nil && d.ipmi.last != nil:
 		return d.ipmi.last
 	case d.http != nil && d.http.err != nil:
-		return redfish.TransportFault(what, d.http.err)
+		return transport.Fault(what, d.http.err)
 	case d.http != nil && d.http.status == http.StatusUnauthorized:
 		return &fault.Error{Kind: fault.Busy, What: what, Evidence: "HTTP 401", Err: driver.ErrSessionLost}
 	case d.http != nil && (d.http.status == http.StatusServiceUnavailable || d.http.status == http.StatusConflict || d.http.status == http.StatusTooManyRequests):

@@ -3,18 +3,15 @@ package redfish
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
 
 	"rerack.dev/rerack/bmc/driver"
+	"rerack.dev/rerack/bmc/transport"
 	"rerack.dev/rerack/internal/fault"
 )
 
@@ -29,29 +26,15 @@ type conn struct {
 }
 
 func newConn(cfg Config) (*conn, error) {
-	tr, err := cfg.transport()
+	hc, err := transport.Client(transport.Config{Address: cfg.Address, CA: cfg.CA, Fingerprint: cfg.Fingerprint, DialTimeout: cfg.DialTimeout, ClockSkew: cfg.ClockSkew})
 	if err != nil {
 		return nil, err
 	}
 	return &conn{
 		base:    &url.URL{Scheme: "https", Host: cfg.Address},
 		maxBody: cfg.MaxBody, maxRequests: cfg.MaxRequests,
-		http: &http.Client{Transport: tr, CheckRedirect: sameOriginOnly},
+		http: hc,
 	}, nil
-}
-
-// sameOriginOnly keeps the token on the host it was given by, and lets only reads be redirected.
-func sameOriginOnly(req *http.Request, via []*http.Request) error {
-	first := via[0]
-	switch {
-	case req.URL.Scheme != "https" || req.URL.Host != first.URL.Host:
-		return &fault.Error{Kind: fault.Unsafe, What: "redirect refused", Evidence: "to another origin, " + req.URL.Redacted()}
-	case first.Method != http.MethodGet:
-		return &fault.Error{Kind: fault.Unsafe, What: "redirect refused", Evidence: "of a " + first.Method}
-	case len(via) >= 3:
-		return &fault.Error{Kind: fault.Internal, What: "redirect refused", Evidence: "the third in a row"}
-	}
-	return nil
 }
 
 // resolve turns an @odata.id into a URL of the same BMC.
@@ -118,12 +101,12 @@ func (c *conn) do(ctx context.Context, method, link string, body any, header htt
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return answer{}, transportFault(method, link, err)
+		return answer{}, transport.Fault(method+" "+link, err)
 	}
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, c.maxBody+1))
 	if err != nil {
-		return answer{}, transportFault(method, link, err)
+		return answer{}, transport.Fault(method+" "+link, err)
 	}
 	if int64(len(raw)) > c.maxBody {
 		return answer{}, &fault.Error{Kind: fault.Internal, What: method + " " + link, Evidence: fmt.Sprintf("answer is longer than %d bytes", c.maxBody)}
@@ -141,47 +124,6 @@ func (c *conn) get(ctx context.Context, link string, v any) (etag string, err er
 		return "", statusFault(http.MethodGet, link, a)
 	}
 	return a.header.Get("ETag"), a.decode(v)
-}
-
-// HTTPClient returns an HTTPS client for one BMC with the trust and the redirect rule of this package, for
-// vendor protocols beside Redfish.
-func HTTPClient(cfg Config) (*http.Client, error) {
-	if err := cfg.Validate(); err != nil {
-		return nil, err
-	}
-	c, err := newConn(cfg)
-	if err != nil {
-		return nil, err
-	}
-	return c.http, nil
-}
-
-// TransportFault gives an error of such a client its kind.
-func TransportFault(what string, err error) error { return transportFault("", what, err) }
-
-// transportFault tells no answer at all from an answer that broke off: after the latter the effect of the
-// request is unknown (hazards H01, H13).
-func transportFault(method, link string, err error) error {
-	out := &fault.Error{Kind: fault.Timeout, What: strings.TrimSpace(method + " " + link), Err: err}
-	var (
-		fe   *fault.Error
-		op   *net.OpError
-		cert *tls.CertificateVerificationError
-		auth x509.UnknownAuthorityError
-		name x509.HostnameError
-		bad  x509.CertificateInvalidError
-	)
-	switch {
-	case errors.As(err, &fe):
-		out.Kind = fe.Kind
-	case errors.As(err, &cert), errors.As(err, &auth), errors.As(err, &name), errors.As(err, &bad):
-		out.Kind, out.Next = fault.Unsafe, "pin the certificate's fingerprint or name the CA that signed it"
-	case errors.As(err, new(tls.RecordHeaderError)):
-		out.Kind, out.Evidence = fault.Unsupported, "what answers there does not speak TLS"
-	case errors.As(err, &op) && op.Op == "dial":
-		out.Kind = fault.Unreachable
-	}
-	return out
 }
 
 // statusFault turns an HTTP status into a fault. DSP0266 section 7.5 gives the meaning of each.
