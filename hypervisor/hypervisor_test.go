@@ -114,6 +114,54 @@ func TestLies(t *testing.T) {
 	}
 }
 
+// TestALaxHost asks a host that does whatever it is told.
+func TestALaxHost(t *testing.T) {
+	s := hypervisortest.NewSim(t)
+	ctx := t.Context()
+	spec := hypervisortest.Spec
+	s.Foreign(spec("theirs", 9, 0), true)
+	must(t, s.Define(ctx, spec("on", 1, 5)))
+	must(t, s.Start(ctx, "on", 5))
+	must(t, s.Define(ctx, spec("off", 2, 5)))
+	s.SetFaults(func(f *hypersim.Faults) { f.Lax = true })
+	h := over(t, s.Host, hypervisor.Config{})
+	like := func(name string, other byte) driver.Spec {
+		v := spec(name, other, 6)
+		v.UUID = spec("", 7, 0).UUID
+		return v
+	}
+	before, counted := fmt.Sprint(s.VMs(ctx)), s.Counters().Changes
+	for what, c := range map[string]struct {
+		err  error
+		want fault.Kind
+	}{
+		"define a stale one":             {h.Define(ctx, spec("off", 2, 4)), fault.Stale},
+		"start a stale one":              {h.Start(ctx, "off", 4), fault.Stale},
+		"stop a stale one":               {h.Stop(ctx, "on", 4), fault.Stale},
+		"undefine a stale one":           {h.Undefine(ctx, "off", 4), fault.Stale},
+		"define theirs":                  {h.Define(ctx, spec("theirs", 9, 6)), fault.Unsafe},
+		"start theirs":                   {h.Start(ctx, "theirs", 6), fault.Unsafe},
+		"stop theirs":                    {h.Stop(ctx, "theirs", 6), fault.Unsafe},
+		"undefine theirs":                {h.Undefine(ctx, "theirs", 6), fault.Unsafe},
+		"redefine a running one":         {h.Define(ctx, spec("on", 1, 6)), fault.Conflict},
+		"undefine a running one":         {h.Undefine(ctx, "on", 5), fault.Conflict},
+		"start what was defined earlier": {h.Start(ctx, "off", 6), fault.Conflict},
+		"define one with their UUID":     {h.Define(ctx, spec("new", 9, 6)), fault.Conflict},
+		"define one with our MAC":        {h.Define(ctx, like("new", 1)), fault.Conflict},
+	} {
+		if !fault.Is(c.err, c.want) {
+			t.Errorf("%s: %v, want kind %s", what, c.err, c.want)
+		}
+	}
+	if after := fmt.Sprint(s.VMs(ctx)); after != before || s.Counters().Changes != counted {
+		t.Errorf("before %s\nafter  %s", before, after)
+	}
+	must(t, s.Define(ctx, like("twin", 2))) // somebody else's doing: it has the MAC of off
+	if err := h.Start(ctx, "off", 5); !fault.Is(err, fault.Conflict) {
+		t.Errorf("start a twin: %v", err)
+	}
+}
+
 func TestDrainIsReadBack(t *testing.T) {
 	s := hypervisortest.NewSim(t)
 	h := over(t, s.Host, hypervisor.Config{})

@@ -252,6 +252,15 @@ func TestAHangingHostsAgentEnds(t *testing.T) {
 	}
 }
 
+func TestAnEmptyHostHasAList(t *testing.T) {
+	s := hypervisortest.NewSim(t)
+	d := dial(t, s.Serve(t))
+	s.SetFaults(func(f *hypersim.Faults) { f.Lie = hypersim.Nothing }) // as nil
+	if vms, err := d.VMs(t.Context()); err != nil || vms == nil || len(vms) != 0 {
+		t.Errorf("%v, %v", vms, err)
+	}
+}
+
 func TestServerConfig(t *testing.T) {
 	s := hypervisortest.NewSim(t)
 	s.Serve(t)

@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -179,6 +180,19 @@ func TestNothingButMutualTLS(t *testing.T) {
 	}
 	if n := s.Counters().Calls; n != 0 {
 		t.Fatalf("%d calls reached the host", n)
+	}
+}
+
+func TestNoOlderTLS(t *testing.T) {
+	s := hypervisortest.NewSim(t)
+	c := s.Serve(t)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "[]") }))
+	srv.TLS = &tls.Config{MaxVersion: tls.VersionTLS12, Certificates: []tls.Certificate{hypervisortest.AgentCertificate(t, s.CA, "b01", 3)}}
+	srv.StartTLS()
+	defer srv.Close()
+	c.URL = srv.URL
+	if vms, err := dial(t, c).VMs(t.Context()); err == nil || vms != nil {
+		t.Errorf("%v, %v", vms, err)
 	}
 }
 

@@ -47,7 +47,7 @@ func decodeAnswer(code int, body io.Reader, out any) error {
 	d := json.NewDecoder(io.LimitReader(body, maxAnswer))
 	if code != http.StatusOK {
 		var p problem
-		if err := d.Decode(&p); err != nil || p.Kind == "" {
+		if err := d.Decode(&p); err != nil {
 			return &fault.Error{Kind: fault.Internal, Evidence: fmt.Sprintf("HTTP %d that is no agent's", code), Err: err}
 		}
 		return &fault.Error{Kind: fault.ParseKind(p.Kind), Evidence: printable(p.Detail)}

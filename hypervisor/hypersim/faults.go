@@ -20,6 +20,7 @@ type Faults struct {
 	FailAt *FailPoint
 	Full   bool // there is no room for anything, whatever is defined
 	Idle   bool // changes are accepted and not made
+	Lax    bool // what is stale, not ours or in conflict is not refused
 	Lie    Lie  // about its VMs
 }
 
