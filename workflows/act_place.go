@@ -5,10 +5,13 @@ import (
 	"slices"
 	"strings"
 
+	bmc "rerack.dev/rerack/bmc/driver"
 	fabric "rerack.dev/rerack/fabric/driver"
+	hypervisor "rerack.dev/rerack/hypervisor/driver"
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/store"
+	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/policies"
 )
 
@@ -103,16 +106,54 @@ func (a *Activities) StopWorkload(ctx context.Context, s Step, sc Scope) error {
 	return toTemporal(a.Store.Txn(ctx, store.Delete(state.BootsAt+in.bootName())))
 }
 
-// KeepWorkload gives the lease back to where the workload still runs.
+// KeepWorkload gives the lease back to where the workload still runs, when a release did not go through.
+// One that was stopped all the same stays released; where nobody can tell, the place keeps the lease and
+// the workload is not said to be healthy.
 func (a *Activities) KeepWorkload(ctx context.Context, s Step, sc Scope) error {
+	defer beating(ctx)()
 	w := sc.Affected[0]
-	_, err := state.Update(ctx, a.Store, state.LeasesAt+w.Workload, func(l *state.Lease) error {
-		if l.Run == s.Run && l.Epoch == s.Epoch { // else it was never taken, or a newer run has it
-			l.Holder, l.Former, l.Healthy = w.From, policies.Where{}, true
+	l, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+w.Workload)
+	if err != nil || l.Run != s.Run || l.Epoch != s.Epoch || l.Former != w.From {
+		return toTemporal(err) // it was never taken, a newer run has it, or it is cut off
+	}
+	runs, err := a.runsThere(ctx, w, sc.Policy.Fencing)
+	if err == nil && !runs {
+		return toTemporal(state.CutOff(ctx, a.Store, w.Workload, s.Run, s.Epoch))
+	}
+	if err != nil {
+		a.Log.Warn("whether a workload still runs cannot be read", "workload", w.Workload, "machine", w.From.Machine, "error", err)
+	}
+	_, uerr := state.Update(ctx, a.Store, state.LeasesAt+w.Workload, func(l *state.Lease) error {
+		if l.Run == s.Run && l.Epoch == s.Epoch {
+			l.Holder, l.Former, l.Healthy = w.From, policies.Where{}, runs
 		}
 		return nil
 	})
-	return toTemporal(err)
+	return toTemporal(uerr)
+}
+
+// runsThere reads whether a workload runs where it was. It is said not to only when that would do as a
+// fence: the machine reads off as often as the policy wants, or its Host does not list the VM as running.
+func (a *Activities) runsThere(ctx context.Context, w Affected, p topology.FencingPolicy) (bool, error) {
+	if w.From.VM {
+		h, err := a.host(ctx, w.From.Machine)
+		if err != nil {
+			return false, err
+		}
+		vms, err := h.VMs(ctx)
+		running := func(vm hypervisor.VM) bool { return vm.Name == w.Workload && vm.State != hypervisor.StateDefined }
+		return slices.ContainsFunc(vms, running), err
+	}
+	control, err := a.Devices.Machine(ctx, a.Topology().Machines[w.From.Machine])
+	if err != nil {
+		return false, err
+	}
+	power, err := control.Power(ctx)
+	if err != nil || power.State != bmc.PowerOff {
+		return power.State == bmc.PowerOn, err
+	}
+	_, err = control.Off(ctx, max(p.OffReadings, 1), p.OffInterval.Or(0))
+	return false, err
 }
 
 // FreePorts puts the machines' ports on one switch into their provisioning network, where free machines

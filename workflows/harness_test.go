@@ -266,6 +266,10 @@ func (r *trial) sound(e ended) (wrong []string) {
 			if len(held) != 1 || !held[0].Serving || at(held[0].Machine, held[0].VM) != leases[w].Holder || !leases[w].Healthy {
 				say("%s is reported healthy; the lease says %+v, the world %+v", w, leases[w], held)
 			}
+		case res.State == "released":
+			if len(held) > 0 || leases[w].LastHolder() != (policies.Where{}) {
+				say("%s is reported released; the lease says %+v, the world %+v", w, leases[w], held)
+			}
 		case res.State != "left-out" && e.run.Epoch != 0 && len(e.results) > 0:
 			say("%s is neither healthy nor left out: %q", w, res.State)
 		case res.State == "left-out" && res.Reason == "":

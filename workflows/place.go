@@ -38,7 +38,7 @@ func ReleaseWorkload(ctx workflow.Context, in RecoverInput) (RecoverResult, erro
 		if err != nil {
 			// The lease goes back first: the workload is still running and nothing else may have it.
 			undo, _ := workflow.NewDisconnectedContext(ctx)
-			if uerr := workflow.ExecuteActivity(quick(undo), (*Activities).KeepWorkload, step, r.scope).Get(undo, nil); uerr != nil {
+			if uerr := workflow.ExecuteActivity(device(undo, lim.power), (*Activities).KeepWorkload, step, r.scope).Get(undo, nil); uerr != nil {
 				return res, uerr
 			}
 			return res, err

@@ -13,6 +13,7 @@ import (
 	"rerack.dev/rerack/orchestrator/recovery"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/test/workflowtest"
+	"rerack.dev/rerack/workflows"
 )
 
 // misfortune is what happens to one execution of one activity.
@@ -27,30 +28,72 @@ const (
 	repeated    misfortune = "done twice"   // it is done twice in a row, as after a crash of the worker
 )
 
-// scene is a recovery to which things happen.
+// scene is a procedure to which things happen.
 type scene struct {
-	more  []string // machine types beside those of the small data centre
 	setup func(*trial)
-	rest  string // only steps that this scene does not have
+	run   procedure
+	again func(*trial) // what a person does after it, and finds
+	rest  string       // only steps that this scene does not have
 }
 
+// procedure runs a workflow to its end, with every activity passing through tap.
+type procedure func(r *trial, tap tapFunc, before ...func(*testsuite.TestWorkflowEnvironment)) ended
+
 func (s scene) trial(t *testing.T) *trial {
-	r := newTrial(t, small(t, s.more...))
-	if s.setup != nil {
-		s.setup(r)
+	r := newTrial(t, small(t))
+	s.setup(r)
+	return r
+}
+
+func recoverRackA(r *trial, tap tapFunc, before ...func(*testsuite.TestWorkflowEnvironment)) ended {
+	return r.recover(recovery.Request{}, tap, before...)
+}
+
+func release(w string) procedure { return single(w, state.KindRelease, workflows.ReleaseWorkload) }
+
+func place(w string) procedure { return single(w, state.KindPlace, workflows.PlaceWorkload) }
+
+// single runs a procedure on one workload alone.
+func single(w string, kind state.RunKind, f any) procedure {
+	return func(r *trial, tap tapFunc, before ...func(*testsuite.TestWorkflowEnvironment)) ended {
+		r.Helper()
+		run, _, err := r.svc.StartWorkload(r.Context(), kind, w, "ann")
+		if err != nil {
+			r.Fatal(err)
+		}
+		return r.execute(run, f, tap, before...)
 	}
-	return r.burn()
+}
+
+func (r *trial) mustEnd(e ended) {
+	r.Helper()
+	r.mustBeSound(e)
+	if e.run.State != state.RunDone {
+		r.Fatalf("%s: %s: %s", e.run.ID, e.run.State, e.run.Reason)
+	}
 }
 
 func scenes() map[string]scene {
 	return map[string]scene{
-		"sound": {},
+		"sound": {run: recoverRackA, again: (*trial).recoverAgain, setup: func(r *trial) { r.burn() }},
 		// The spare that the database gets first never reports: round two.
-		"bad spare": {rest: "sound", setup: func(r *trial) { r.dc.Break("b1", workflowtest.NeverPhonesHome) }},
+		"bad spare": {run: recoverRackA, again: (*trial).recoverAgain, rest: "sound", setup: func(r *trial) {
+			r.burn()
+			r.dc.Break("b1", workflowtest.NeverPhonesHome)
+		}},
+		"release": {run: release("batch"), again: placeAgain("batch"), setup: func(*trial) {}},
+		"place":   {run: place("batch"), again: placeAgain("batch"), setup: func(r *trial) { r.mustEnd(release("batch")(r, nil)) }},
+		"release of a VM": {run: release("mail"), again: placeAgain("mail"), setup: func(r *trial) {
+			r.mustEnd(recoverRackA(r.burn(), nil))
+		}},
+		"place as a VM": {run: place("mail"), again: placeAgain("mail"), setup: func(r *trial) {
+			r.mustEnd(recoverRackA(r.burn(), nil))
+			r.mustEnd(release("mail")(r, nil))
+		}},
 	}
 }
 
-// TestFailEveryStep lets every misfortune happen to every step of a recovery, one at a time.
+// TestFailEveryStep lets every misfortune happen to every step of every procedure, one at a time.
 func TestFailEveryStep(t *testing.T) {
 	t.Parallel()
 	for name, s := range scenes() {
@@ -66,7 +109,7 @@ func TestFailEveryStep(t *testing.T) {
 					t.Run(step+"/"+string(m), func(t *testing.T) {
 						t.Parallel()
 						r := s.trial(t)
-						e := r.suffer(step, m)
+						e := r.suffer(s.run, step, m)
 						r.mustBeSound(e)
 						switch m {
 						case doneFailed, repeated:
@@ -86,7 +129,7 @@ func TestFailEveryStep(t *testing.T) {
 							}
 						case refused, replyLost:
 						}
-						r.again()
+						s.again(r)
 					})
 				}
 			}
@@ -99,7 +142,7 @@ func baseline(t *testing.T, s scene) (steps, journal []string, end state.RunStat
 	t.Helper()
 	r := s.trial(t)
 	var mu sync.Mutex
-	e := r.recover(recovery.Request{}, func(_ context.Context, step string, attempt int, do func() (any, error)) (any, error) {
+	e := s.run(r, func(_ context.Context, step string, attempt int, do func() (any, error)) (any, error) {
 		// Whether the power fence is late depends on time alone; it has a test of its own.
 		if attempt == 1 && step != "JudgeFences#2" {
 			mu.Lock()
@@ -116,13 +159,13 @@ func baseline(t *testing.T, s scene) (steps, journal []string, end state.RunStat
 	return steps, r.journal(), e.run.State
 }
 
-// suffer runs a recovery in which m happens to one step, and makes sure that it did.
-func (r *trial) suffer(step string, m misfortune) ended {
+// suffer runs a procedure in which m happens to one step, and makes sure that it did.
+func (r *trial) suffer(run procedure, step string, m misfortune) ended {
 	r.Helper()
 	var env *testsuite.TestWorkflowEnvironment
 	var mu sync.Mutex
 	hit := 0
-	e := r.recover(recovery.Request{}, func(_ context.Context, at string, attempt int, do func() (any, error)) (any, error) {
+	e := run(r, func(_ context.Context, at string, attempt int, do func() (any, error)) (any, error) {
 		if strings.HasPrefix(at, "StopTarget(") {
 			// Who started a target may stop it: that is no harm done to a workload of others.
 			r.giveUp()
@@ -177,10 +220,10 @@ func (r *trial) giveUp() {
 	}
 }
 
-// again recovers the domain undisturbed, after a person has taken the machines that failed into service
+// recoverAgain recovers the domain undisturbed, after a person has taken the machines that failed into service
 // again: then everything is back. A machine that was never seen to be cut off is fenced by the first such
 // run, and of use only to the next.
-func (r *trial) again() {
+func (r *trial) recoverAgain() {
 	r.Helper()
 	all := []string{"db", "erp", "mail", "web"}
 	r.dc.Break("b1", workflowtest.Sound)
@@ -198,5 +241,21 @@ func (r *trial) again() {
 	}
 	if up, _ := r.healthy([]string{"ldap"}); len(up) == 0 {
 		r.Error("ldap was none of our business and is down")
+	}
+}
+
+// placeAgain releases a workload, if it runs, and starts it again, undisturbed, after a person has taken
+// machines that failed into service again.
+func placeAgain(w string) func(*trial) {
+	return func(r *trial) {
+		r.Helper()
+		r.trust()
+		if l := r.leases()[w]; l.Holder.Machine != "" {
+			r.mustEnd(release(w)(r, nil))
+		}
+		r.mustEnd(place(w)(r, nil))
+		if up, _ := r.healthy([]string{w}); len(up) == 0 {
+			r.Errorf("%s is placed and does not serve", w)
+		}
 	}
 }
