@@ -155,6 +155,13 @@ func TestFaults(t *testing.T) {
 		t.Errorf("lie: %+v, %v", vms, err)
 	}
 
+	s.SetFaults(func(f *hypersim.Faults) { *f = hypersim.Faults{Lax: true} })
+	one.CPUs, one.Epoch = 2, 4
+	must(t, s.Define(ctx, one)) // stale, and of a running VM
+	if vms, err := s.VMs(ctx); err != nil || !vms[0].Spec.Equal(one) || vms[0].State != driver.StateRunning {
+		t.Errorf("lax: %+v, %v", vms, err)
+	}
+
 	s.SetFaults(func(f *hypersim.Faults) { *f = hypersim.Faults{Delay: time.Hour} })
 	short, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
 	defer cancel()
@@ -171,7 +178,7 @@ func TestFaults(t *testing.T) {
 	}
 	s.SetFaults(func(f *hypersim.Faults) { f.Hang = false })
 	must(t, <-done)
-	if c := s.Counters(); c.Changes != 3 || c.Starts != 1 || c.Failed != 5 {
+	if c := s.Counters(); c.Changes != 4 || c.Starts != 1 || c.Failed != 5 {
 		t.Errorf("counters %+v", c)
 	}
 }
