@@ -30,9 +30,21 @@ func kindNamed(s string) (topology.Kind, error) {
 	return "", &fault.Error{Kind: fault.Invalid, What: fmt.Sprintf("no kind %q", s), Next: "one of " + strings.Join(names, ", ")}
 }
 
+// completeKind offers the kinds as first argument.
+func completeKind(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	for _, k := range topology.Kinds() {
+		if len(args) == 0 {
+			names = append(names, strings.ToLower(string(k)))
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
 func getCommand(g *global) *cobra.Command {
 	return &cobra.Command{Use: "get KIND [NAME]", Short: "List objects with their present state", Args: cobra.RangeArgs(1, 2),
-		Example: "  rerack get machines\n  rerack get workload db1 -o yaml",
+		ValidArgsFunction: completeKind,
+		Example:           "  rerack get machines\n  rerack get workload db1 -o yaml",
 		RunE: func(c *cobra.Command, args []string) error {
 			kind, err := kindNamed(args[0])
 			if err != nil {
@@ -142,6 +154,7 @@ func objectTable(w io.Writer, list []api.ObjectView) {
 
 func describeCommand(g *global) *cobra.Command {
 	return &cobra.Command{Use: "describe KIND NAME", Short: "Show one object whole: declared and present state", Args: cobra.ExactArgs(2),
+		ValidArgsFunction: completeKind,
 		RunE: func(c *cobra.Command, args []string) error {
 			kind, err := kindNamed(args[0])
 			if err != nil {

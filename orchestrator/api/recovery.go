@@ -95,7 +95,7 @@ func (s *Server) runView(ctx context.Context, id string) (RunView, error) {
 		return RunView{}, err
 	}
 	results, err := s.Recovery.Results(ctx, id)
-	return RunView{r, recovery.Order(results), recovery.Summarize(s.Revisions.Topology(), r, results)}, err
+	return RunView{r, recovery.Order(results), recovery.Summarize(r, results)}, err
 }
 
 // runExists answers for a run that is not there, which a stream of events cannot.
@@ -130,7 +130,10 @@ func (s *Server) watch(ctx context.Context, in *RunRef, send sse.Sender) {
 		if err != nil {
 			return
 		}
-		go func() { _ = s.Store.Watch(ctx, prefix, rev, poke) }() // ends with ctx; the client asks again
+		go func() {
+			_ = s.Store.Watch(ctx, prefix, rev, poke)
+			cancel() // the store has failed, or the client has gone: without a watch the stream would stand still
+		}()
 	}
 	for {
 		v, err := s.runView(ctx, in.ID)

@@ -72,15 +72,25 @@ func (m *Monitor) gather(t *topology.Topology, d topology.Domain, p topology.Evi
 		}
 		if l := m.storage[name]; l != nil && l.seen {
 			f.Stored = append(f.Stored, name)
-			e := policies.Evidence{Kind: policies.EvidenceStorage, Subject: "machine/" + name, Sign: policies.SignDown,
-				At: now, Since: l.since, Source: "storage logins", Detail: "logged out"}
-			if l.up {
-				e.Sign, e.Detail = policies.SignUp, "logged in"
-			}
-			ev = append(ev, e)
+			ev = append(ev, storageEvidence(name, *l, now))
 		}
 	}
 	return f, ev
+}
+
+// storageEvidence knows nothing while the devices that would tell do not answer: what they said before they burned
+// too is no sign of life.
+func storageEvidence(name string, l login, now time.Time) policies.Evidence {
+	e := policies.Evidence{Kind: policies.EvidenceStorage, Subject: "machine/" + name, Sign: policies.SignUnknown,
+		At: now, Since: l.since, Source: "storage logins", Detail: "no array or fabric answers"}
+	switch {
+	case !l.clear:
+	case l.up:
+		e.Sign, e.Detail = policies.SignUp, "logged in"
+	default:
+		e.Sign, e.Detail = policies.SignDown, "logged out"
+	}
+	return e
 }
 
 func (m *Monitor) powerEvidence(name string, now time.Time, silentAfter time.Duration) policies.Evidence {

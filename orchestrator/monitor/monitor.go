@@ -5,6 +5,7 @@ package monitor
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -65,6 +66,7 @@ type login struct {
 	up    bool
 	since time.Time
 	seen  bool // it was logged in once
+	clear bool // the devices that tell answered in the last round; else up is what they said before
 }
 
 // New returns a monitor that has seen nothing.
@@ -156,8 +158,27 @@ func (m *Monitor) Poll(ctx context.Context) {
 	}
 	wg.Wait()
 	if ctx.Err() == nil {
+		m.forget(t)
 		m.judgeLogins(t)
 	}
+}
+
+// forget drops what was seen of things that are not declared any more: it would count for ever.
+func (m *Monitor) forget(t *topology.Topology) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	drop(m.power, t.Machines)
+	drop(m.storage, t.Machines)
+	drop(m.ports, t.Switches)
+	drop(m.sessions, t.Arrays)
+	drop(m.logins, t.Fabrics)
+}
+
+func drop[T, D any](seen map[string]T, declared map[string]D) {
+	maps.DeleteFunc(seen, func(name string, _ T) bool {
+		_, ok := declared[name]
+		return !ok
+	})
 }
 
 // silence tells an error that means "no answer" from one that is an answer.
@@ -240,6 +261,7 @@ func (m *Monitor) judgeLogins(t *topology.Topology) {
 			l = &login{since: now}
 			m.storage[name] = l
 		}
+		l.clear = up || known
 		switch {
 		case up && !l.up, !up && known && l.up:
 			l.up, l.since = up, now

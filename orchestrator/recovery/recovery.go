@@ -66,38 +66,62 @@ func (s *Service) Start(ctx context.Context, q Request) (r state.Run, started bo
 }
 
 func (s *Service) accept(ctx context.Context, want state.Run) (r state.Run, started bool, err error) {
-	var id string
-	_, err = state.Update(ctx, s.Store, state.DomainsAt+want.Domain, func(d *state.Domain) error {
-		d.Domain = want.Domain
-		if d.Active == "" {
-			d.Last++
-			d.Active = runID(want.Domain, d.Last)
+	for {
+		r, started, err = s.claim(ctx, want)
+		if !fault.Is(err, fault.Conflict) {
+			break
 		}
-		id = d.Active
-		return nil
-	})
-	if err != nil {
-		return r, false, err
 	}
-	// Whoever writes the run's record first has started it; the other finds it there.
-	r = want
-	r.ID, r.State, r.Requested = id, state.RunRunning, s.Now()
-	b, err := state.Encode(r)
-	if err != nil {
-		return r, false, err
+	if err == nil && !started {
+		err = joins(want, r)
 	}
-	err = s.Store.Txn(ctx, store.PutIf(state.RunsAt+id, b, 0))
-	switch {
-	case err == nil:
-		started = true
-	case fault.Is(err, fault.Conflict):
-		if r, err = s.Get(ctx, id); err != nil {
-			return r, false, err
-		}
-	default:
+	if err != nil {
 		return r, false, err
 	}
 	return r, started, s.Engine.Start(ctx, r)
+}
+
+// claim makes want the run of its domain in one transaction, or returns the one under way. It returns
+// fault.Conflict when another changed the domain meanwhile.
+func (s *Service) claim(ctx context.Context, want state.Run) (state.Run, bool, error) {
+	key := state.DomainsAt + want.Domain
+	d, rev, err := state.Load[state.Domain](ctx, s.Store, key)
+	if err != nil {
+		return want, false, err
+	}
+	if d.Active != "" {
+		r, err := s.Get(ctx, d.Active)
+		return r, false, err
+	}
+	d.Domain, d.Last = want.Domain, d.Last+1
+	d.Active = runID(want.Domain, d.Last)
+	want.ID, want.State, want.Requested = d.Active, state.RunRunning, s.Now()
+	domain, err := state.Encode(d)
+	if err != nil {
+		return want, false, err
+	}
+	run, err := state.Encode(want)
+	if err != nil {
+		return want, false, err
+	}
+	err = s.Store.Txn(ctx, store.PutIf(key, domain, rev), store.PutIf(state.RunsAt+want.ID, run, 0))
+	return want, err == nil, err
+}
+
+// joins says whether a request is served by the run under way. One that asks for something else, or brings
+// evidence which that run would never hear of, is not.
+func joins(want, r state.Run) error {
+	e := &fault.Error{Kind: fault.Conflict, Where: want.Domain, Evidence: fmt.Sprintf("run %s by %s", r.ID, r.By),
+		Next: "rerack recovery cancel " + r.ID + ", or wait until it has ended, and ask again"}
+	switch {
+	case want.Kind != r.Kind:
+		e.What = "another procedure is under way"
+	case want.Attestation != "" && want.Attestation != r.Attestation && r.Verdict == nil && !r.State.Ended():
+		e.What = "a recovery without this statement awaits its verdict"
+	default:
+		return nil
+	}
+	return e
 }
 
 // Resume starts the workflow of every accepted run that has not ended: after a crash between accepting
@@ -313,6 +337,16 @@ func (s *Service) needed(ctx context.Context, domain string) (bool, error) {
 // Adopt records, for every workload with a home and no lease, that it runs at home under epoch 1: what
 // already runs when it is first declared is taken over without touching it.
 func Adopt(ctx context.Context, s store.Store, t *topology.Topology, now time.Time) (adopted int, err error) {
+	for {
+		n, err := adopt(ctx, s, t, now)
+		adopted += n
+		if err == nil || !fault.Is(err, fault.Conflict) { // else somebody adopted some of them meanwhile
+			return adopted, err
+		}
+	}
+}
+
+func adopt(ctx context.Context, s store.Store, t *topology.Topology, now time.Time) (adopted int, err error) {
 	have, _, err := s.List(ctx, state.LeasesAt)
 	if err != nil {
 		return 0, err

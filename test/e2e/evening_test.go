@@ -52,6 +52,13 @@ func labUp(t *testing.T, args ...string) *evening {
 func watched(t *testing.T, args ...string) *evening {
 	t.Helper()
 	e := labUp(t, args...)
+	e.untilSeen()
+	return e
+}
+
+// untilSeen waits until the server has seen all of the story's data centre up.
+func (e *evening) untilSeen() {
+	e.t.Helper()
 	e.until(time.Minute, "rack-a is seen up, and the power of every machine is read", func() bool {
 		var v policies.Verdict
 		var machines []api.MachineView
@@ -65,7 +72,6 @@ func watched(t *testing.T, args ...string) *evening {
 		}
 		return v.State == policies.VerdictUp && len(machines) > 0
 	})
-	return e
 }
 
 func freePort(t *testing.T) string {
@@ -296,6 +302,21 @@ func (e *evening) kill() {
 		_, state, _ := strings.Cut(string(b), ") ")
 		return err != nil || strings.HasPrefix(state, "Z")
 	})
+}
+
+// serveWith starts the server anew with more flags, as one that knows nothing yet, and applies the lab's topology.
+func (e *evening) serveWith(flags ...string) {
+	e.t.Helper()
+	e.kill()
+	for _, name := range []string{"state.db", "engine.db", "engine.db-wal", "engine.db-shm"} {
+		if err := os.RemoveAll(filepath.Join(e.dir, "data", name)); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+	e.server = append(e.server, flags...)
+	e.restart()
+	e.run("apply", filepath.Join(e.dir, "topology"))
+	e.untilSeen()
 }
 
 // restart starts the server again and returns how long it took to serve.

@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
+	if path := os.Getenv(engineEnv); path != "" {
+		return serveEngine(path)
+	}
 	root, err := os.MkdirTemp("", "rerack-e2e-")
 	if err != nil {
 		return fail(err)

@@ -1,0 +1,70 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"rerack.dev/rerack/orchestrator/api"
+)
+
+// Devices misbehave while the rack's workloads come back. What a repetition heals leaves no trace; a machine that
+// does not do as it is told is replaced, and the report says by its name why.
+func TestDevicesThatFail(t *testing.T) {
+	for name, tt := range map[string]struct {
+		phase  string // in which the faults begin; empty: before the fire
+		faults []string
+		tried  []string // what the report says was tried in vain
+		all    bool     // all must come back
+	}{
+		"answers are lost and come late": {phase: "fence", all: true, faults: []string{"switch spine1 lose-reply 1", "switch spine2 delay 300ms",
+			"fabric fab-a drop-reply 1", "fabric fab-b refuse 1", "array iscsi1 drop-reply 1", "array fc1 fail-write 1"}},
+		"a switch and machines fail": {phase: "plan", faults: []string{"switch tor-b refuse 1", "bmc b03 hang", "machine c01 no-boot"},
+			tried: []string{"b03", "c01"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := watched(t, edited(t, nil, "bootDeadline: 60s", "bootDeadline: 12s", "deviceLimit: 60s", "deviceLimit: 15s"))
+			begin := func() {
+				for _, f := range tt.faults {
+					e.run(append([]string{"lab", "fault"}, strings.Fields(f)...)...)
+				}
+			}
+			if tt.phase == "" {
+				begin()
+			}
+			e.run("lab", "burn", "rack-a")
+			if tt.phase != "" {
+				e.untilPhase(tt.phase)
+				begin()
+			}
+			v, code := e.wait("rack-a")
+			e.checkNamed(v)
+			if tt.all && (code != 0 || v.Report.Recovered != 20) {
+				t.Errorf("the run ends %s (%d), %d recovered: %s", v.State, code, v.Report.Recovered, v.Reason)
+			}
+			report := e.run("recovery", "show", v.ID)
+			for _, m := range tt.tried {
+				if !strings.Contains(report, "on "+m+":") {
+					t.Errorf("the report does not say that %s was tried", m)
+				}
+			}
+			if t.Failed() {
+				t.Log(report)
+			}
+			e.checkInvariants()
+		})
+	}
+}
+
+// checkNamed fails the test unless the run ended, and says of all that did not come back why.
+func (e *evening) checkNamed(v api.RunView) {
+	e.t.Helper()
+	if !v.State.Ended() || v.State == "failed" {
+		e.t.Errorf("the run is %s: %s", v.State, v.Reason)
+	}
+	for _, r := range v.Results {
+		if !r.Host && r.State != "healthy" && r.Reason == "" {
+			e.t.Errorf("%s is %s, and the report does not say why", r.Name, r.State)
+		}
+	}
+}
