@@ -68,7 +68,7 @@ func (d *Driver) Boot(ctx context.Context) (driver.BootOverride, error) {
 
 // isNext reports whether the boot configuration applies to the next boot.
 func (d *Driver) isNext(ctx context.Context) (bool, error) {
-	items, err := d.c.instances(ctx, classRole)
+	items, err := d.c.instances(ctx, classRole, associations(classRole, "ManagedElement", classSystem, systemKeys()...))
 	if err != nil {
 		return false, unshown(err)
 	}
@@ -85,7 +85,7 @@ func (d *Driver) isNext(ctx context.Context) (bool, error) {
 
 // source returns the InstanceID of the boot source that is first in order; 0 means not used.
 func (d *Driver) source(ctx context.Context) (string, error) {
-	items, err := d.c.instances(ctx, classOrder)
+	items, err := d.c.instances(ctx, classOrder, associations(classOrder, "GroupComponent", classBootConfig, selector{"InstanceID", bootConfig}))
 	if err != nil {
 		return "", unshown(err)
 	}

@@ -132,10 +132,10 @@ func (c *conn) refused(what string) error {
 	return &fault.Error{Kind: fault.Unauthorized, What: "log in as " + c.cfg.User, Evidence: "HTTP 401", Next: "correct the credential; after several wrong ones AMT locks the account for a while"}
 }
 
-// instances enumerates a class. DSP0226 section 8: an Enumerate gives a context, Pulls give instances
-// until the end of the sequence. MaxRequests bounds the Pulls.
-func (c *conn) instances(ctx context.Context, class string) ([]*node, error) {
-	n, err := c.call(ctx, enumerate(class), "EnumerateResponse")
+// instances runs an enumeration that is to give instances of class. DSP0226 section 8: the Enumerate gives
+// a context, Pulls give instances until the end of the sequence. MaxRequests bounds the Pulls.
+func (c *conn) instances(ctx context.Context, class string, first message) ([]*node, error) {
+	n, err := c.call(ctx, first, "EnumerateResponse")
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func (c *conn) instances(ctx context.Context, class string) ([]*node, error) {
 		if n.child("EndOfSequence") != nil || next == "" {
 			return out, nil
 		}
-		if n, err = c.call(ctx, pull(class, next), "PullResponse"); err != nil {
+		if n, err = c.call(ctx, pull(first.class, next), "PullResponse"); err != nil {
 			return nil, err
 		}
 	}

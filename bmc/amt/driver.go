@@ -109,7 +109,7 @@ type power struct {
 // power enumerates without a filter, as "Get System Power State" says for firmware that has no filters:
 // there is one instance, and the filter would be the same work for AMT.
 func (d *Driver) power(ctx context.Context) (power, error) {
-	items, err := d.c.instances(ctx, classPower)
+	items, err := d.c.instances(ctx, classPower, enumerate(classPower))
 	if err != nil {
 		return power{}, err
 	}
@@ -134,6 +134,10 @@ func (d *Driver) power(ctx context.Context) (power, error) {
 		return p, nil
 	}
 	return power{}, fault.New(fault.Unsupported, "AMT tells no power state of its machine")
+}
+
+func systemKeys() []selector {
+	return []selector{{"CreationClassName", classSystem}, {"Name", managedSystem}}
 }
 
 // Power implements driver.BMC.
@@ -186,7 +190,7 @@ func (d *Driver) SetPower(ctx context.Context, t driver.Target) error {
 	}
 	v, err := d.c.invoke(ctx, invoke(classPowerService, "RequestPowerStateChange",
 		fmt.Sprintf("<r:PowerState>%d</r:PowerState>", want)+
-			reference("ManagedElement", classSystem, selector{"CreationClassName", classSystem}, selector{"Name", managedSystem})))
+			reference("ManagedElement", classSystem, systemKeys()...)))
 	if err != nil {
 		return err
 	}

@@ -14,16 +14,24 @@ const (
 	nsManagement = "http://schemas.dmtf.org/wbem/wsman/1/wsman.xsd"
 	nsEnum       = "http://schemas.xmlsoap.org/ws/2004/09/enumeration"
 	nsTransfer   = "http://schemas.xmlsoap.org/ws/2004/09/transfer"
+	nsBinding    = "http://schemas.dmtf.org/wbem/wsman/1/cimbinding.xsd"
+
+	associationFilter = "http://schemas.dmtf.org/wbem/wsman/1/cimbinding/associationFilter"
 
 	anonymous = nsAddressing + "/role/anonymous"
 
 	cimSchema = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/"
 	amtSchema = "http://intel.com/wbem/wscim/1/amt-schema/1/"
+
+	anyClass = "*" // the resource of queries over classes (DSP0227 section 6.2)
 )
 
 // uri is the resource URI of a class, which is also the namespace of its elements (DSP0230).
 func uri(class string) string {
-	if strings.HasPrefix(class, "AMT_") {
+	switch {
+	case class == anyClass:
+		return "http://schemas.dmtf.org/wbem/wscim/1/*"
+	case strings.HasPrefix(class, "AMT_"):
 		return amtSchema + class
 	}
 	return cimSchema + class
@@ -32,7 +40,8 @@ func uri(class string) string {
 // selector is one key of an instance.
 type selector struct{ name, value string }
 
-// message is a request. Its body is written with the prefixes a, w, n (enumeration) and r (the class).
+// message is a request. Its body is written with the prefixes a, w, n (enumeration), b
+// (CIM binding) and r (the class).
 type message struct {
 	action, class, body string
 	selectors           []selector
@@ -50,6 +59,13 @@ func enumerate(class string) message {
 	return message{action: nsEnum + "/Enumerate", class: class, body: "<n:Enumerate/>"}
 }
 
+// associations asks for the instances of an association class that hold, in role, a reference to an
+// object (DSP0227 section 8.2).
+func associations(result, role, class string, keys ...selector) message {
+	return message{action: nsEnum + "/Enumerate", class: anyClass, body: `<n:Enumerate><w:Filter Dialect="` + associationFilter + `"><b:AssociationInstances><b:Object>` +
+		endpoint(class, keys) + "</b:Object><b:Role>" + role + "</b:Role><b:ResultClassName>" + result + "</b:ResultClassName></b:AssociationInstances></w:Filter></n:Enumerate>"}
+}
+
 // pull asks for the next instances; MaxElements is as many as AMT gives at once.
 func pull(class, context string) message {
 	return message{action: nsEnum + "/Pull", class: class,
@@ -65,8 +81,12 @@ func invoke(class, method, arguments string) message {
 
 // reference writes an argument that is a reference to an instance.
 func reference(argument, class string, keys ...selector) string {
-	return "<r:" + argument + "><a:Address>" + anonymous + "</a:Address><a:ReferenceParameters><w:ResourceURI>" + uri(class) +
-		"</w:ResourceURI>" + selectorSet(keys) + "</a:ReferenceParameters></r:" + argument + ">"
+	return "<r:" + argument + ">" + endpoint(class, keys) + "</r:" + argument + ">"
+}
+
+// endpoint is the inside of an endpoint reference to an instance.
+func endpoint(class string, keys []selector) string {
+	return "<a:Address>" + anonymous + "</a:Address><a:ReferenceParameters><w:ResourceURI>" + uri(class) + "</w:ResourceURI>" + selectorSet(keys) + "</a:ReferenceParameters>"
 }
 
 func selectorSet(keys []selector) string {
@@ -88,7 +108,7 @@ func (m message) envelope(to, id string) []byte {
 		return "<" + name + ` s:mustUnderstand="true">` + escape(value) + "</" + name + ">"
 	}
 	return []byte(`<?xml version="1.0" encoding="UTF-8"?>` +
-		`<s:Envelope xmlns:s="` + nsSOAP + `" xmlns:a="` + nsAddressing + `" xmlns:w="` + nsManagement + `" xmlns:n="` + nsEnum + `" xmlns:r="` + uri(m.class) + `"><s:Header>` +
+		`<s:Envelope xmlns:s="` + nsSOAP + `" xmlns:a="` + nsAddressing + `" xmlns:w="` + nsManagement + `" xmlns:n="` + nsEnum + `" xmlns:b="` + nsBinding + `" xmlns:r="` + uri(m.class) + `"><s:Header>` +
 		must("a:Action", m.action) + must("a:To", to) + must("w:ResourceURI", uri(m.class)) +
 		"<a:MessageID>" + escape(id) + "</a:MessageID><a:ReplyTo><a:Address>" + anonymous + "</a:Address></a:ReplyTo>" +
 		selectorSet(m.selectors) + "</s:Header><s:Body>" + m.body + "</s:Body></s:Envelope>")

@@ -21,11 +21,10 @@ type amtState struct {
 	options map[string]string
 }
 
-// amtEnum is an enumeration under way.
+// amtEnum is an enumeration under way: what it has still to give, as it was when it began.
 type amtEnum struct {
-	class string
-	refs  bool // references to the instances instead of the instances
-	at    int
+	resource string
+	items    []string
 }
 
 func newAMT() *amtState {

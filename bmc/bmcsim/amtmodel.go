@@ -24,6 +24,12 @@ func (i amtInstance) selected(by []amtSelector) bool {
 	return true
 }
 
+// refers reports whether the property named role is a reference to the object.
+func (i amtInstance) refers(role string, to amtRef) bool {
+	object := amtInstance{class: strings.TrimPrefix(to.Class, cimSchema), keys: to.Selectors}
+	return slices.Contains(i.props, [2]string{role, object.reference()})
+}
+
 func (i amtInstance) reference() string {
 	var b strings.Builder
 	b.WriteString("<a:Address>" + anonymousTo + "</a:Address><a:ReferenceParameters><w:ResourceURI>" + namespace(i.class) + "</w:ResourceURI><w:SelectorSet>")
@@ -36,7 +42,7 @@ func (i amtInstance) reference() string {
 
 func (i amtInstance) xml() string {
 	var b strings.Builder
-	b.WriteString("<r:" + i.class + ">")
+	b.WriteString("<r:" + i.class + ` xmlns:r="` + namespace(i.class) + `">`)
 	for _, p := range i.props {
 		v := p[1]
 		if !strings.HasPrefix(v, "<") {

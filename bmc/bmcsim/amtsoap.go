@@ -52,9 +52,17 @@ type amtRequest struct {
 		Selectors   []amtSelector `xml:"SelectorSet>Selector"`
 	}
 	Body struct {
-		Enumerate *struct{ EnumerationMode string }
-		Pull      *struct{ EnumerationContext string }
-		Power     *struct {
+		Enumerate *struct {
+			EnumerationMode string
+			Filter          *struct {
+				Dialect        string `xml:",attr"`
+				Object         amtRef `xml:"AssociationInstances>Object"`
+				AssociationsOf string `xml:"AssociationInstances>ResultClassName"`
+				Role           string `xml:"AssociationInstances>Role"`
+			}
+		}
+		Pull  *struct{ EnumerationContext string }
+		Power *struct {
 			PowerState     string
 			ManagedElement amtRef
 		} `xml:"RequestPowerStateChange_INPUT"`
@@ -95,14 +103,7 @@ func (b *BMC) soap(raw string) reply {
 	case action == transferNS+"/Put" && q.Body.Options != nil && class == "AMT_BootSettingData":
 		return b.putOptions(q, class)
 	case action == enumNS+"/Enumerate" && q.Body.Enumerate != nil:
-		if b.instances(class) == nil {
-			return q.fault("wsa:DestinationUnreachable", "No such class.")
-		}
-		id := token()
-		b.mu.Lock()
-		b.amt.enums[id] = amtEnum{class: class, refs: q.Body.Enumerate.EnumerationMode == "EnumerateEPR"}
-		b.mu.Unlock()
-		return q.answer(action+"Response", class, "<n:EnumerateResponse><n:EnumerationContext>"+id+"</n:EnumerationContext></n:EnumerateResponse>")
+		return b.enumerate(q, class)
 	case action == enumNS+"/Pull" && q.Body.Pull != nil:
 		return b.pull(q, class)
 	case action == namespace(class)+"/RequestPowerStateChange" && q.Body.Power != nil:
@@ -119,40 +120,60 @@ func (b *BMC) soap(raw string) reply {
 	return q.fault("wsa:ActionNotSupported", "The action is not supported by the service.")
 }
 
+// enumerate begins an enumeration: of a class, or of all classes with an association filter.
+func (b *BMC) enumerate(q amtRequest, class string) reply {
+	of, f := class, q.Body.Enumerate.Filter
+	switch {
+	case f != nil && class == "*" && f.Dialect == "http://schemas.dmtf.org/wbem/wsman/1/cimbinding/associationFilter":
+		of = f.AssociationsOf
+	case f != nil || class == "*":
+		return q.fault("wsen:CannotProcessFilter", "The filter is not supported for this resource.")
+	}
+	all := b.instances(of)
+	if all == nil {
+		return q.fault("wsa:DestinationUnreachable", "No such class.")
+	}
+	var items []string
+	for _, i := range all {
+		switch {
+		case f != nil && !i.refers(f.Role, f.Object):
+		case q.Body.Enumerate.EnumerationMode == "EnumerateEPR":
+			items = append(items, "<a:EndpointReference>"+i.reference()+"</a:EndpointReference>")
+		default:
+			items = append(items, i.xml())
+		}
+	}
+	id := token()
+	b.mu.Lock()
+	b.amt.enums[id] = amtEnum{class, items}
+	b.mu.Unlock()
+	return q.answer(enumNS+"/EnumerateResponse", class, "<n:EnumerateResponse><n:EnumerationContext>"+id+"</n:EnumerationContext></n:EnumerateResponse>")
+}
+
 // perPull is how many instances one Pull gives: few, so that clients have to go on.
 const perPull = 2
 
 func (b *BMC) pull(q amtRequest, class string) reply {
 	id := q.Body.Pull.EnumerationContext
-	b.mu.Lock()
-	e, ok := b.amt.enums[id]
-	b.mu.Unlock()
-	if !ok || e.class != class {
-		return q.fault("wsen:InvalidEnumerationContext", "The supplied enumeration context is invalid.")
-	}
-	all := b.instances(class)
-	next := min(e.at+perPull, len(all))
-	var items strings.Builder
-	for _, i := range all[min(e.at, next):next] {
-		if e.refs {
-			items.WriteString("<a:EndpointReference>" + i.reference() + "</a:EndpointReference>")
-		} else {
-			items.WriteString(i.xml())
-		}
-	}
 	endless := b.Faults().LoopLinks
 	b.mu.Lock()
-	if e.at = next; next == len(all) && !endless {
-		delete(b.amt.enums, id)
+	e, ok := b.amt.enums[id]
+	n := min(perPull, len(e.items))
+	items, rest := e.items[:n], e.items[n:]
+	if len(rest) > 0 || endless {
+		b.amt.enums[id] = amtEnum{e.resource, rest}
 	} else {
-		b.amt.enums[id] = e
+		delete(b.amt.enums, id)
 	}
 	b.mu.Unlock()
+	if !ok || e.resource != class {
+		return q.fault("wsen:InvalidEnumerationContext", "The supplied enumeration context is invalid.")
+	}
 	end := "<n:EndOfSequence/>"
-	if next < len(all) || endless {
+	if len(rest) > 0 || endless {
 		end = "<n:EnumerationContext>" + id + "</n:EnumerationContext>"
 	}
-	return q.answer(enumNS+"/PullResponse", class, "<n:PullResponse><n:Items>"+items.String()+"</n:Items>"+end+"</n:PullResponse>")
+	return q.answer(enumNS+"/PullResponse", class, "<n:PullResponse><n:Items>"+strings.Join(items, "")+"</n:Items>"+end+"</n:PullResponse>")
 }
 
 func (b *BMC) changeOrder(sources []amtRef) int {
@@ -229,7 +250,10 @@ func (q amtRequest) envelope(status int, action, class, body string) reply {
 }
 
 func namespace(class string) string {
-	if strings.HasPrefix(class, "AMT_") {
+	switch {
+	case class == "*":
+		return "http://schemas.dmtf.org/wbem/wscim/1/*"
+	case strings.HasPrefix(class, "AMT_"):
 		return amtSchema + class
 	}
 	return cimSchema + class
