@@ -51,6 +51,12 @@ type BootLimits struct {
 // BootTarget powers a target on and follows its milestones until it is healthy. When it does not get
 // there, the target is stopped again and its boot record withdrawn before the error is returned.
 func BootTarget(ctx workflow.Context, in BootInput) (err error) {
+	signals := workflow.GetSignalChannel(ctx, SignalMilestone)
+	// What comes after the one that decided is of no more interest; unread it would be warned of.
+	defer func() {
+		for signals.ReceiveAsync(nil) {
+		}
+	}()
 	defer func() {
 		if err == nil {
 			return
@@ -66,7 +72,6 @@ func BootTarget(ctx workflow.Context, in BootInput) (err error) {
 			err = failure(fault.Unverified, "it was powered on, was no more needed, and was not seen to stop: %s", reason(stop))
 		}
 	}()
-	signals := workflow.GetSignalChannel(ctx, SignalMilestone)
 	if err := workflow.ExecuteActivity(quick(ctx), (*Activities).PrepareBoot, in).Get(ctx, nil); err != nil {
 		return err
 	}
