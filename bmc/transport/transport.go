@@ -155,7 +155,7 @@ func Fault(what string, err error) error {
 		out.Kind = fe.Kind
 	case errors.As(err, &cert), errors.As(err, &auth), errors.As(err, &name), errors.As(err, &bad):
 		out.Kind, out.Next = fault.Unsafe, "pin the certificate's fingerprint or name the CA that signed it"
-	case errors.As(err, new(tls.RecordHeaderError)):
+	case errors.As(err, new(tls.RecordHeaderError)), errors.Is(err, http.ErrSchemeMismatch):
 		out.Kind, out.Evidence = fault.Unsupported, "what answers there does not speak TLS"
 	case errors.As(err, &op) && op.Op == "dial":
 		out.Kind = fault.Unreachable

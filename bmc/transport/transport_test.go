@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,7 +19,9 @@ import (
 
 func pinned(t *testing.T, h http.HandlerFunc) (transport.Config, *httptest.Server) {
 	t.Helper()
-	srv := httptest.NewTLSServer(h)
+	srv := httptest.NewUnstartedServer(h)
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // refused certificates make noise on purpose
+	srv.StartTLS()
 	t.Cleanup(srv.Close)
 	sum := sha256.Sum256(srv.Certificate().Raw)
 	return transport.Config{Address: srv.Listener.Addr().String(), Fingerprint: hex.EncodeToString(sum[:])}, srv
