@@ -179,7 +179,7 @@ func TestRefusedLoginIsSentOnce(t *testing.T) {
 	}
 }
 
-// An answer that was listened to is worth nothing: the count of the nonce has to grow.
+// AMT forgets its nonces at times and says so as it says that a password is wrong.
 func TestNonceResetIsALostSession(t *testing.T) {
 	ctx := ctxFor(t)
 	s, d := open(t, bmcsim.AMT(), true)

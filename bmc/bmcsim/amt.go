@@ -88,7 +88,7 @@ func (b *BMC) digest(r *http.Request, conn net.Conn) *reply {
 	}
 	ok := false
 	for _, u := range b.cfg.Users {
-		want := md5hex(md5hex(u.User+":"+amtRealm+":"+u.Password.Reveal()) + ":" + p["nonce"] + ":" + p["nc"] + ":" + p["cnonce"] + ":auth:" + md5hex(r.Method+":"+p["uri"]))
+		want := digestResponse(u.User, amtRealm, u.Password.Reveal(), r.Method, p)
 		ok = ok || (u.User == p["username"] && subtle.ConstantTimeCompare([]byte(want), []byte(p["response"])) == 1)
 	}
 	if !ok || p["realm"] != amtRealm || p["qop"] != "auth" || p["uri"] != r.URL.Path || (!open && f.AuthFail) {
@@ -132,6 +132,11 @@ func digestParameters(header string) map[string]string {
 		out[k] = strings.Trim(v, `"`)
 	}
 	return out
+}
+
+// digestResponse is RFC 7616 section 3.4.1 for qop=auth.
+func digestResponse(user, realm, password, method string, p map[string]string) string {
+	return md5hex(md5hex(user+":"+realm+":"+password) + ":" + p["nonce"] + ":" + p["nc"] + ":" + p["cnonce"] + ":auth:" + md5hex(method+":"+p["uri"]))
 }
 
 func md5hex(s string) string {

@@ -145,6 +145,9 @@ func (b *BMC) enumerate(q amtRequest, class string) reply {
 	}
 	id := token()
 	b.mu.Lock()
+	if len(b.amt.enums) >= 64 { // those who went away without an end
+		clear(b.amt.enums)
+	}
 	b.amt.enums[id] = amtEnum{class, items}
 	b.mu.Unlock()
 	return q.answer(enumNS+"/EnumerateResponse", class, "<n:EnumerateResponse><n:EnumerationContext>"+id+"</n:EnumerationContext></n:EnumerateResponse>")
