@@ -216,7 +216,7 @@ func (c *Client) unanswered(ctx context.Context, err error) error {
 	case errors.As(err, &known):
 		return known
 	case errors.Is(err, context.DeadlineExceeded) || errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return &fault.Error{Kind: fault.Timeout, Evidence: "no answer in " + c.timeout.String(), Err: err}
+		return &fault.Error{Kind: fault.Timeout, Evidence: "no answer in time", Err: err}
 	case errors.As(err, &remote) && remote.Op == "remote error": // a TLS alert: the agent refuses our certificate
 		return &fault.Error{Kind: fault.Unauthorized, Evidence: "the agent refuses us", Err: err}
 	}
