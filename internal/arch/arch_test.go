@@ -87,6 +87,7 @@ var vendors = map[string][]string{
 	"github.com/stmcginnis/gofish":       {"bmc/redfish", "bmc/bmcsim", "bmc/bmclib"},
 	"github.com/bougou/go-ipmi":          {"bmc/ipmi", "bmc/bmcsim"},
 	"github.com/bmc-toolbox/bmclib":      {"bmc/bmclib"},
+	"github.com/icholy/digest":           {"bmc/amt", "bmc/bmcsim"},
 	"github.com/ovn-kubernetes/libovsdb": {"fabric/ovs", "fabric/ovssim", "fabric/fabrictest"},
 	"github.com/insomniacslk/dhcp":       {"pxe"},
 	"go.etcd.io/bbolt":                   {"orchestrator/store/embedded"},
