@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -41,27 +43,41 @@ func (s *stack) path(name string) string { return filepath.Join(s.dir, name) }
 
 func (s *stack) control() *lab.Control { return lab.Dial(s.path("lab.sock")) }
 
-// freePorts finds free loopback ports for the server. They are asked for together so that none is
-// given twice.
+// Ports of a stack's server lie below those that a system gives to sockets which ask for any (from 32768 on
+// Linux, 49152 by RFC 6335): a lab opens thousands of these before the server starts and while it is away.
+const (
+	lowPort  = 20000
+	highPort = 32768
+	tries    = 1000
+)
+
+// freePorts finds free loopback ports for the server. They are held together so that none is given twice.
 func freePorts() (stackPorts, error) {
 	var p stackPorts
-	for _, out := range []*string{&p.api, &p.bootHTTP} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for _, out := range []*string{&p.api, &p.bootHTTP, &p.tftp, &p.dhcp} {
+		held, err := freePort(out == &p.tftp || out == &p.dhcp, out)
 		if err != nil {
 			return p, err
 		}
-		defer l.Close()
-		*out = l.Addr().String()
-	}
-	for _, out := range []*string{&p.tftp, &p.dhcp} {
-		l, err := net.ListenPacket("udp4", "127.0.0.1:0")
-		if err != nil {
-			return p, err
-		}
-		defer l.Close()
-		*out = l.LocalAddr().String()
+		defer held.Close()
 	}
 	return p, nil
+}
+
+// freePort holds a free port, so that nobody else is given it, and writes its address down.
+func freePort(udp bool, address *string) (held io.Closer, err error) {
+	for range tries {
+		*address = fmt.Sprintf("127.0.0.1:%d", lowPort+rand.IntN(highPort-lowPort))
+		if udp {
+			held, err = net.ListenPacket("udp4", *address)
+		} else {
+			held, err = net.Listen("tcp", *address)
+		}
+		if err == nil {
+			return held, nil
+		}
+	}
+	return nil, &fault.Error{Kind: fault.Busy, What: "find a free port on 127.0.0.1", Err: err}
 }
 
 // listenOn puts the API at an address that must be free; port 0 leaves the choice as it is.
