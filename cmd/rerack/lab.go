@@ -141,10 +141,10 @@ func labUp(f *labFlags) *cobra.Command {
 			if s.ports, err = freePorts(); err != nil {
 				return err
 			}
-			if err := s.listenOn(listen); err != nil {
+			if err := s.idle(); err != nil {
 				return err
 			}
-			if err := s.create(); err != nil {
+			if err := s.listenOn(listen); err != nil {
 				return err
 			}
 			// A new lab is a new data centre: what a server knew of the one before is not true of it.

@@ -170,23 +170,23 @@ func until(ctx context.Context, ok func() bool) error {
 	return nil
 }
 
-// create makes the directory of a stack that does not run.
-func (s *stack) create() error {
+// idle refuses a stack that runs.
+func (s *stack) idle() error {
 	for _, name := range []string{"lab", "server"} {
 		if s.alive(name) {
 			return &fault.Error{Kind: fault.Conflict, Where: s.dir, What: "the " + name + " is running already", Next: "rerack lab down"}
 		}
-	}
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return &fault.Error{Kind: fault.Invalid, What: "lab directory", Err: err}
 	}
 	return nil
 }
 
 // up starts both parts and waits until they answer.
 func (s *stack) up(ctx context.Context, labArgs []string) error {
-	if err := s.create(); err != nil {
+	if err := s.idle(); err != nil {
 		return err
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return &fault.Error{Kind: fault.Invalid, What: "lab directory", Err: err}
 	}
 	args := append([]string{"lab", "run", "--dir", s.dir, "--dhcp-server", s.ports.dhcp, "--tftp-server", s.ports.tftp}, labArgs...)
 	if err := s.start("lab", args...); err != nil {

@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,13 +55,12 @@ func TestScripts(t *testing.T) {
 func freePorts(t *testing.T, n int) <-chan string {
 	t.Helper()
 	out := make(chan string, n)
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	used := map[string]bool{}
+	for len(used) < n {
+		if p := freePort(t); !used[p] {
+			used[p] = true
+			out <- p
 		}
-		defer l.Close()
-		out <- l.Addr().String()
 	}
 	return out
 }
