@@ -17,7 +17,7 @@ const (
 	reap      = `cat >/dev/null
 find "$1" -name '*.pid' | while read -r f; do
 	pid=$(cat "$f")
-	grep -aqs "$1" "/proc/$pid/cmdline" && kill -9 -- "-$pid"
+	grep -aqs "$1" "/proc/$pid/cmdline" && kill -9 "-$pid"
 done
 rm -rf "$1"`
 )
