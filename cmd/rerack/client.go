@@ -148,6 +148,7 @@ func (c *client) call(ctx context.Context, method, path string, in, out any) err
 	}
 	defer resp.Body.Close()
 	if out == nil {
+		_, _ = io.Copy(io.Discard, resp.Body) // a server whose answer is not taken would report that as a failure of its own
 		return nil
 	}
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {

@@ -26,7 +26,7 @@ import (
 
 // evening is a lab and its server in processes of their own, and an operator in front of them.
 type evening struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	address string // of the API
 	bin     string
@@ -35,7 +35,7 @@ type evening struct {
 }
 
 // labUp starts a data centre, by default the story's, with args of rerack lab up.
-func labUp(t *testing.T, args ...string) *evening {
+func labUp(t testing.TB, args ...string) *evening {
 	t.Helper()
 	e := &evening{t: t, dir: filepath.Join(t.TempDir(), "lab"), address: freePort(t), bin: binary(t)}
 	e.world = lab.Dial(filepath.Join(e.dir, "lab.sock"))
@@ -50,7 +50,7 @@ func labUp(t *testing.T, args ...string) *evening {
 }
 
 // watched is labUp, and then waits until the server has seen all of the story's data centre up.
-func watched(t *testing.T, args ...string) *evening {
+func watched(t testing.TB, args ...string) *evening {
 	t.Helper()
 	e := labUp(t, args...)
 	e.untilSeen()
@@ -77,7 +77,7 @@ func (e *evening) untilSeen() {
 
 // freePort finds a port that is free, and that is not given to a socket which asks for any: labs open thousands of
 // those.
-func freePort(t *testing.T) string {
+func freePort(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(10000)))

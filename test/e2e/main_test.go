@@ -67,7 +67,7 @@ func fail(err error) int {
 }
 
 // binary is the rerack under test.
-func binary(t *testing.T) string {
+func binary(t testing.TB) string {
 	t.Helper()
 	path := os.Getenv("RERACK_BIN")
 	if path == "" {
@@ -77,7 +77,7 @@ func binary(t *testing.T) string {
 }
 
 // figure notes something measured, for people to read.
-func figure(t *testing.T, format string, args ...any) {
+func figure(t testing.TB, format string, args ...any) {
 	t.Helper()
 	line := fmt.Sprintf(format, args...)
 	t.Log(line)
@@ -95,7 +95,7 @@ func figure(t *testing.T, format string, args ...any) {
 }
 
 // keepLogs copies the logs of a lab that served a failed test to where they outlive it.
-func keepLogs(t *testing.T, dir string) {
+func keepLogs(t testing.TB, dir string) {
 	if !t.Failed() {
 		return
 	}

@@ -58,8 +58,8 @@ func Workload(i int) string { return fmt.Sprintf("w%05d", i) }
 
 // Topology makes a topology: the first rack is full of workloads; of every other rack the last
 // SparePercent of the machines are spares and the rest run workloads, each tenth of them repurposable.
-// A third of the workloads has an FC volume, a third an iSCSI volume, a third none; every sixteenth
-// runs on arm64.
+// A third of the workloads has an FC volume, a third an iSCSI volume, a third none; every fifth is on two
+// networks; every sixteenth runs on arm64. The failure detector may recover the first rack by itself.
 func Topology(c Config) (*topology.Topology, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func (g *generator) common() {
 			Selector: map[string]string{"pool": name}, Use: use}}
 	}
 	t.Runbooks[Runbook] = topology.Runbook{Kind: topology.KindRunbook, Meta: meta(Runbook), Spec: topology.RunbookSpec{
-		Scope: []string{"rack/" + Rack(0)}, Policy: Policy, HypervisorImage: hypervise, Triggers: topology.Triggers{Person: true, API: true}}}
+		Scope: []string{"rack/" + Rack(0)}, Policy: Policy, HypervisorImage: hypervise, Triggers: topology.Triggers{Person: true, API: true, Detector: true}}}
 }
 
 func (g *generator) network(name string, vlan int, subnet netip.Prefix) {

@@ -59,6 +59,10 @@ func (g *generator) workload(i int) {
 		Repurposable: i >= g.c.PerRack && i%10 == 0,
 		Networks:     []topology.Attachment{{Network: fmt.Sprintf("net-%d", net), Address: netip.MustParseAddr(at(10, byte(1+net), i))}},
 	}
+	if i%5 == 4 {
+		second := (net + 1) % networks
+		s.Networks = append(s.Networks, topology.Attachment{Network: fmt.Sprintf("net-%d", second), Address: netip.MustParseAddr(at(10, byte(1+second), i))})
+	}
 	if g.arm(i) {
 		s.Arch, s.Image = topology.ARM64, linuxARM
 	}
