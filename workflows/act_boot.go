@@ -225,15 +225,6 @@ func (a *Activities) StartVM(ctx context.Context, in BootInput) error {
 	if err := a.stamp(ctx, in, "power-on"); err != nil {
 		return toTemporal(err)
 	}
-	vms, err := h.VMs(ctx)
-	if err != nil {
-		return toTemporal(err)
-	}
-	for _, vm := range vms {
-		if vm.Name == in.Name && vm.Epoch == in.Epoch && vm.State == hypervisor.StateRunning {
-			return nil
-		}
-	}
 	if err := h.Define(ctx, vmSpec(a.Topology(), in)); err != nil {
 		return late(ctx, fault.Wrap(err, "define VM "+in.Name, "host "+in.Where.Machine))
 	}
@@ -275,6 +266,26 @@ func vmSpec(t *topology.Topology, in BootInput) hypervisor.Spec {
 	return s
 }
 
+// roomy makes sure that a Host has the room which the plan has given away on it.
+func (a *Activities) roomy(ctx context.Context, in BootInput, room hypervisor.Capacity) error {
+	r, err := a.run(ctx, in.Run)
+	if err != nil {
+		return err
+	}
+	p, err := a.policy(r)
+	if err != nil {
+		return err
+	}
+	t := a.Topology()
+	hw := t.HardwareTypes[t.Machines[in.Name].Spec.HardwareType].Spec
+	if want := hw.MemoryMiB - p.Recovery.HostReserveMiB; room.CPUs < hw.CPUs || room.MemoryMiB < want {
+		return &fault.Error{Kind: fault.Unsupported, Where: "host " + in.Name, What: "its hypervisor has less room than is declared",
+			Evidence: fmt.Sprintf("%d CPUs and %d MiB; the plan counts on %d and %d", room.CPUs, room.MemoryMiB, hw.CPUs, want),
+			Next:     "look for failed memory, or correct its hardware type"}
+	}
+	return nil
+}
+
 // HostReady records a machine as Host and checks that its agent answers.
 func (a *Activities) HostReady(ctx context.Context, in BootInput, m Milestone) error {
 	defer beating(ctx)()
@@ -286,6 +297,9 @@ func (a *Activities) HostReady(ctx context.Context, in BootInput, m Milestone) e
 	room, err := host.Capacity(ctx)
 	if err != nil {
 		return late(ctx, fault.Wrap(err, "ask its capacity", "host "+in.Name))
+	}
+	if err := a.roomy(ctx, in, room); err != nil {
+		return toTemporal(err)
 	}
 	if _, err := state.Update(ctx, a.Store, state.MachinesAt+in.Name, func(rec *state.Machine) error {
 		if rec.Claim == nil || rec.Claim.Run != in.Run {

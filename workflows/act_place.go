@@ -116,7 +116,7 @@ func (a *Activities) KeepWorkload(ctx context.Context, s Step, sc Scope) error {
 	if err != nil || l.Run != s.Run || l.Epoch != s.Epoch || l.Former != w.From {
 		return toTemporal(err) // it was never taken, a newer run has it, or it is cut off
 	}
-	runs, err := a.runsThere(ctx, w, sc.Policy.Fencing)
+	runs, err := a.runsThere(ctx, w, s.Epoch, sc.Policy.Fencing)
 	if err == nil && !runs {
 		return toTemporal(state.CutOff(ctx, a.Store, w.Workload, s.Run, s.Epoch))
 	}
@@ -134,7 +134,7 @@ func (a *Activities) KeepWorkload(ctx context.Context, s Step, sc Scope) error {
 
 // runsThere reads whether a workload runs where it was. It is said not to only when that would do as a
 // fence: the machine reads off as often as the policy wants, or its Host does not list the VM as running.
-func (a *Activities) runsThere(ctx context.Context, w Affected, p topology.FencingPolicy) (bool, error) {
+func (a *Activities) runsThere(ctx context.Context, w Affected, epoch uint64, p topology.FencingPolicy) (bool, error) {
 	if w.From.VM {
 		h, err := a.host(ctx, w.From.Machine)
 		if err != nil {
@@ -142,7 +142,11 @@ func (a *Activities) runsThere(ctx context.Context, w Affected, p topology.Fenci
 		}
 		vms, err := h.VMs(ctx)
 		running := func(vm hypervisor.VM) bool { return vm.Name == w.Workload && vm.State != hypervisor.StateDefined }
-		return slices.ContainsFunc(vms, running), err
+		if err != nil || slices.ContainsFunc(vms, running) {
+			return err == nil, err
+		}
+		// A start that is still on its way to the Host comes too late for it from now on.
+		return false, h.Stop(ctx, w.Workload, epoch)
 	}
 	control, err := a.Devices.Machine(ctx, a.Topology().Machines[w.From.Machine])
 	if err != nil {

@@ -8,15 +8,17 @@ import (
 	"time"
 
 	"rerack.dev/rerack/bmc/bmcsim"
+	"rerack.dev/rerack/hypervisor/hypersim"
 	"rerack.dev/rerack/internal/fault"
 )
 
-// Fault makes something misbehave until it is cleared. kind is bmc, machine, switch, fabric or array;
+// Fault makes something misbehave until it is cleared. kind is bmc, machine, host, switch, fabric or array;
 // arg is a number or a duration where the fault takes one.
 //
 //	bmc      hang, hang-after-press, drop, delay <d>, refuse <n>, reset-conn <n>, lie-off, stuck-changing,
 //	         drop-power-on <n>, ignore-graceful, revert-boot, auth-fail
 //	machine  no-boot, no-phone-home, panic, sick, no-disk, slow <d>
+//	host     hang, delay <d>, refuse <n>, lose-reply <n>, full, idle, lie-off, lie-on, lie-nothing
 //	switch, fabric, array: see the errors, which name those there are
 func (l *Lab) Fault(kind, name, fault, arg string) error {
 	return l.setFault(kind, name, fault, arg, true)
@@ -82,6 +84,28 @@ func machineKnobs() knobs[machineFaults] {
 	}
 }
 
+func hostKnobs() knobs[hypersim.Faults] {
+	lie := func(what hypersim.Lie) func(*hypersim.Faults, setting) {
+		return func(f *hypersim.Faults, s setting) {
+			f.Lie = ""
+			if s.on {
+				f.Lie = what
+			}
+		}
+	}
+	return knobs[hypersim.Faults]{
+		"hang":        func(f *hypersim.Faults, s setting) { f.Hang = s.on },
+		"delay":       func(f *hypersim.Faults, s setting) { f.Delay = s.d },
+		"refuse":      func(f *hypersim.Faults, s setting) { f.Refuse = s.n },
+		"lose-reply":  func(f *hypersim.Faults, s setting) { f.LoseReply = s.n },
+		"full":        func(f *hypersim.Faults, s setting) { f.Full = s.on },
+		"idle":        func(f *hypersim.Faults, s setting) { f.Idle = s.on },
+		"lie-off":     lie(hypersim.AllOff),
+		"lie-on":      lie(hypersim.AllOn),
+		"lie-nothing": lie(hypersim.Nothing),
+	}
+}
+
 func (l *Lab) setFault(kind, name, what, arg string, on bool) error {
 	s := setting{on: on}
 	if on {
@@ -96,13 +120,15 @@ func (l *Lab) setFault(kind, name, what, arg string, on bool) error {
 		}
 	}
 	switch kind {
-	case "bmc", "machine":
+	case "bmc", "machine", "host":
 		m := l.machines[name]
-		if m == nil {
+		switch {
+		case m == nil:
 			return fault.Newf(fault.NotFound, "no machine %q", name)
-		}
-		if kind == "bmc" {
+		case kind == "bmc":
 			return m.setBMCFault(what, s)
+		case kind == "host":
+			return m.setHostFault(what, s)
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -114,7 +140,7 @@ func (l *Lab) setFault(kind, name, what, arg string, on bool) error {
 	case "array":
 		return l.arrayFault(name, what, s)
 	}
-	return fault.Newf(fault.Invalid, "no kind %q: there are array, bmc, fabric, machine, switch", kind)
+	return fault.Newf(fault.Invalid, "no kind %q: there are array, bmc, fabric, host, machine, switch", kind)
 }
 
 // setBMCFault keeps apart what was asked for from what the world makes of the BMC: one that has no

@@ -9,6 +9,7 @@ import (
 	"net"
 
 	"rerack.dev/rerack/hypervisor/agent"
+	"rerack.dev/rerack/hypervisor/hypersim"
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/internal/pki"
 	"rerack.dev/rerack/pxe/bootclient"
@@ -59,6 +60,8 @@ func (b *box) serveAgent(ctx context.Context, p params, home *reporter) error {
 		return err
 	}
 	defer vms.wait()
+	b.machine.hosts(h)
+	defer b.machine.hosts(nil)
 	home.healthy(ctx)
 	b.enter("host")
 	client := p.Client
@@ -67,6 +70,26 @@ func (b *box) serveAgent(ctx context.Context, p params, home *reporter) error {
 	}
 	return agent.Serve(ctx, agent.ServerConfig{Listener: &gatedListener{ln, b.reaches}, Certificate: cert, CA: pool, Client: client,
 		Host: h, Logger: b.log})
+}
+
+// hosts notes the hypervisor that the machine runs now, and gives it the faults that it is to have.
+func (m *machine) hosts(h *hypersim.Host) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.host = h; h != nil {
+		h.SetFaults(func(f *hypersim.Faults) { *f = m.hosting })
+	}
+}
+
+// setHostFault changes what is wrong with the machine's hypervisor, now or when it runs.
+func (m *machine) setHostFault(what string, s setting) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := hostKnobs().apply(&m.hosting, what, s); err != nil || m.host == nil {
+		return err
+	}
+	m.host.SetFaults(func(f *hypersim.Faults) { *f = m.hosting })
+	return nil
 }
 
 // join makes a key that never leaves the machine and has its certificate signed.

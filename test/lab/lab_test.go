@@ -233,7 +233,7 @@ func TestAHostRunsVirtualMachines(t *testing.T) {
 		t.Errorf("holders %+v", h)
 	}
 	big := spec
-	big.Name, big.CPUs = "big", 11
+	big.Name, big.CPUs, big.UUID, big.NICs = "big", 11, "8fbf43ac-18d1-4480-82ce-5095cffe1060", nil
 	if err := c.Define(ctx, big); !fault.Is(err, fault.Conflict) {
 		t.Errorf("a VM that does not fit: %v", err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"rerack.dev/rerack/bmc/bmcsim"
 	"rerack.dev/rerack/bmc/driver"
+	"rerack.dev/rerack/hypervisor/hypersim"
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/test/world"
 )
@@ -26,7 +27,9 @@ type machine struct {
 	boot    driver.BootOverride
 	disk    *install // what its own disk boots; nil is an empty disk
 	faults  machineFaults
-	bmcDrop bool // drop asked for by a fault, beside what the world says
+	bmcDrop bool            // drop asked for by a fault, beside what the world says
+	host    *hypersim.Host  // while the machine runs a hypervisor
+	hosting hypersim.Faults // of the hypervisor, whether it runs already or not
 	phase   string
 	life    world.Life
 	cancel  context.CancelFunc // ends the present life

@@ -2,12 +2,10 @@ package workflowtest
 
 import (
 	"context"
-	"slices"
-	"strings"
 	"sync"
 
 	"rerack.dev/rerack/hypervisor/driver"
-	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/hypervisor/hypersim"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/test/world"
 )
@@ -23,35 +21,35 @@ func (d *DataCentre) Host(_ context.Context, machine string, _ state.Host) (driv
 }
 
 // become makes the present life of a machine a host.
-func (d *DataCentre) become(l world.Life) {
+func (d *DataCentre) become(l world.Life) error {
+	hw := d.topo.HardwareTypes[d.topo.Machines[l.Machine].Spec.HardwareType].Spec
+	h := &host{d: d, life: l}
+	sim, err := hypersim.New(hypersim.Config{Name: l.Machine, CPUs: hw.CPUs, MemoryMiB: hw.MemoryMiB, Backend: h})
+	if err != nil {
+		return err
+	}
+	h.Host = sim
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.hosts[l.Machine] = &host{d: d, life: l, vms: map[string]*driver.VM{}}
+	d.hosts[l.Machine] = h
+	return nil
 }
 
-// host runs VMs in one life of a machine.
+// host runs VMs in one life of a machine: the simulated host, as far as it is on and connected, with what
+// it changes in the journal.
 type host struct {
+	*hypersim.Host
 	d    *DataCentre
 	life world.Life
-
-	mu       sync.Mutex
-	vms      map[string]*driver.VM
-	draining bool
+	one  sync.Mutex // held by who makes a change: what is counted meanwhile is theirs
 }
 
-var _ driver.Host = (*host)(nil)
+var (
+	_ driver.Host      = (*host)(nil)
+	_ hypersim.Backend = (*host)(nil)
+)
 
 func (h *host) key() string { return "host/" + h.life.Machine }
-
-// do makes a change when the machine still lives this life and is connected.
-func (h *host) do(ctx context.Context, change func() error) error {
-	return h.d.do(ctx, h.key(), func() error {
-		if err := h.answers(); err != nil {
-			return err
-		}
-		return change()
-	})
-}
 
 func (h *host) answers() error {
 	if l, on := h.d.World.Life(h.life.Machine); !on || l != h.life || !h.d.World.Connected(h.life.Machine) {
@@ -60,143 +58,69 @@ func (h *host) answers() error {
 	return nil
 }
 
+// change lets the simulated host make a change, and notes it when there was one.
+func (h *host) change(ctx context.Context, a Act, change func() error) error {
+	a.Device = h.key()
+	return h.d.do(ctx, h.key(), func() error {
+		if err := h.answers(); err != nil {
+			return err
+		}
+		h.one.Lock()
+		defer h.one.Unlock()
+		before := h.Counters().Changes
+		err := change()
+		if h.Counters().Changes != before {
+			h.d.note(a)
+		}
+		return err
+	})
+}
+
 // Capacity implements driver.Host.
-func (h *host) Capacity(context.Context) (driver.Capacity, error) {
+func (h *host) Capacity(ctx context.Context) (driver.Capacity, error) {
 	if err := h.answers(); err != nil {
 		return driver.Capacity{}, err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	hw := h.d.topo.HardwareTypes[h.d.topo.Machines[h.life.Machine].Spec.HardwareType].Spec
-	c := driver.Capacity{CPUs: hw.CPUs, MemoryMiB: hw.MemoryMiB, FreeCPUs: hw.CPUs, FreeMemory: hw.MemoryMiB, Draining: h.draining}
-	for _, vm := range h.vms {
-		c.FreeCPUs -= vm.Spec.CPUs
-		c.FreeMemory -= vm.Spec.MemoryMiB
-	}
-	return c, nil
+	return h.Host.Capacity(ctx)
 }
 
 // VMs implements driver.Host.
-func (h *host) VMs(context.Context) ([]driver.VM, error) {
+func (h *host) VMs(ctx context.Context) ([]driver.VM, error) {
 	if err := h.answers(); err != nil {
 		return nil, err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var out []driver.VM
-	for _, vm := range h.vms {
-		out = append(out, *vm)
-	}
-	slices.SortFunc(out, func(a, b driver.VM) int { return strings.Compare(a.Name, b.Name) })
-	return out, nil
+	return h.Host.VMs(ctx)
 }
 
 // Define implements driver.Host.
 func (h *host) Define(ctx context.Context, s driver.Spec) error {
-	return h.do(ctx, func() error {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		have := h.vms[s.Name]
-		switch {
-		case have != nil && have.Epoch > s.Epoch:
-			return stale(h.key(), "define VM "+s.Name, have.Epoch, s.Epoch)
-		case have != nil && have.State == driver.StateRunning:
-			return &fault.Error{Kind: fault.Conflict, Where: h.key(), What: "define VM " + s.Name, Evidence: "it is running"}
-		case have != nil && have.Epoch == s.Epoch:
-			return nil
-		case h.draining:
-			return &fault.Error{Kind: fault.Conflict, Where: h.key(), What: "define VM " + s.Name, Evidence: "the host is draining"}
-		}
-		h.vms[s.Name] = &driver.VM{Name: s.Name, UUID: s.UUID, State: driver.StateDefined, Epoch: s.Epoch, Spec: s}
-		h.d.note(Act{h.key(), s.Name, s.Epoch, "defined"})
-		return nil
-	})
+	return h.change(ctx, Act{Object: s.Name, Epoch: s.Epoch, State: "defined"}, func() error { return h.Host.Define(ctx, s) })
 }
 
-// Start implements driver.Host. The VM boots before Start returns, as far as it gets.
+// Start implements driver.Host.
 func (h *host) Start(ctx context.Context, name string, epoch uint64) error {
-	return h.do(ctx, func() error {
-		spec, err := h.starting(name, epoch)
-		if err != nil || spec.Name == "" {
-			return err
-		}
-		vm := world.VM{Name: name, Epoch: epoch}
-		for _, n := range spec.NICs {
-			vm.VLANs = append(vm.VLANs, n.VLAN)
-		}
-		h.d.note(Act{h.key(), name, epoch, "running"})
-		if err := h.d.World.StartVM(h.life, vm); err != nil {
-			return err
-		}
-		h.d.netBoot(ctx, h.life, name)
-		return nil
-	})
-}
-
-// starting marks a VM as running; an empty spec means that it was.
-func (h *host) starting(name string, epoch uint64) (driver.Spec, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	vm := h.vms[name]
-	switch {
-	case vm == nil:
-		return driver.Spec{}, &fault.Error{Kind: fault.NotFound, Where: h.key(), What: "start VM " + name, Evidence: "it is not defined"}
-	case vm.Epoch > epoch:
-		return driver.Spec{}, stale(h.key(), "start VM "+name, vm.Epoch, epoch)
-	case vm.Epoch < epoch || h.draining:
-		return driver.Spec{}, &fault.Error{Kind: fault.Conflict, Where: h.key(), What: "start VM " + name}
-	case vm.State == driver.StateRunning:
-		return driver.Spec{}, nil
-	}
-	vm.State = driver.StateRunning
-	return vm.Spec, nil
+	return h.change(ctx, Act{Object: name, Epoch: epoch, State: "running"}, func() error { return h.Host.Start(ctx, name, epoch) })
 }
 
 // Stop implements driver.Host.
 func (h *host) Stop(ctx context.Context, name string, epoch uint64) error {
-	return h.do(ctx, func() error {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		vm := h.vms[name]
-		switch {
-		case vm == nil || vm.State != driver.StateRunning && vm.Epoch <= epoch:
-			return nil
-		case vm.Epoch > epoch:
-			return stale(h.key(), "stop VM "+name, vm.Epoch, epoch)
-		}
-		vm.State = driver.StateDefined
-		h.d.note(Act{h.key(), name, epoch, "stopped"})
-		return h.d.World.StopVM(h.life, name)
-	})
+	return h.change(ctx, Act{Object: name, Epoch: epoch, State: "stopped"}, func() error { return h.Host.Stop(ctx, name, epoch) })
 }
 
 // Undefine implements driver.Host.
 func (h *host) Undefine(ctx context.Context, name string, epoch uint64) error {
-	return h.do(ctx, func() error {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		vm := h.vms[name]
-		switch {
-		case vm == nil:
-			return nil
-		case vm.Epoch > epoch:
-			return stale(h.key(), "undefine VM "+name, vm.Epoch, epoch)
-		case vm.State == driver.StateRunning:
-			return &fault.Error{Kind: fault.Conflict, Where: h.key(), What: "undefine VM " + name, Evidence: "it is running"}
-		}
-		delete(h.vms, name)
-		h.d.note(Act{h.key(), name, epoch, "undefined"})
-		return nil
-	})
+	return h.change(ctx, Act{Object: name, Epoch: epoch, State: "undefined"}, func() error { return h.Host.Undefine(ctx, name, epoch) })
 }
 
-// Drain implements driver.Host.
-func (h *host) Drain(context.Context) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.draining = true
-	return nil
+// Power implements hypersim.Backend. The VM boots before Power returns, as far as it gets.
+func (h *host) Power(s driver.Spec) (off func(context.Context) error, err error) {
+	vm := world.VM{Name: s.Name, Epoch: s.Epoch}
+	for _, n := range s.NICs {
+		vm.VLANs = append(vm.VLANs, n.VLAN)
+	}
+	if err := h.d.World.StartVM(h.life, vm); err != nil {
+		return nil, err
+	}
+	h.d.netBoot(context.Background(), h.life, s.Name)
+	return func(context.Context) error { return h.d.World.StopVM(h.life, s.Name) }, nil
 }
-
-// Close implements driver.Host. The VMs run on.
-func (h *host) Close() error { return nil }

@@ -165,8 +165,7 @@ func (b booting) start(ctx context.Context) {
 	case Sound, NeverServes, NeverTurnsOff:
 	}
 	if b.rec.Workload == "" {
-		if d.World.BecomeHost(l) == nil {
-			d.become(l)
+		if d.World.BecomeHost(l) == nil && d.become(l) == nil {
 			b.report(ctx, pxe.KindPhoneHome, "memory://"+l.Machine, "")
 		}
 		return
