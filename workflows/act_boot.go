@@ -152,7 +152,8 @@ func (a *Activities) volumeParams(t *topology.Topology, in BootInput, rec *state
 
 // PowerOn sets the machine to boot from the network once and turns it on, both read back.
 func (a *Activities) PowerOn(ctx context.Context, in BootInput) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	rec, _, err := state.Load[state.Machine](ctx, a.Store, state.MachinesAt+in.Where.Machine)
 	if err != nil {
 		return toTemporal(err)
@@ -162,7 +163,7 @@ func (a *Activities) PowerOn(ctx context.Context, in BootInput) error {
 			Evidence: "it is fenced, or not claimed by " + in.Run})
 	}
 	m := a.Topology().Machines[in.Where.Machine]
-	control, err := a.Devices.Machine(ctx, m)
+	control, err := a.Devices.Machine(dev, m)
 	if err != nil {
 		return toTemporal(err)
 	}
@@ -170,7 +171,7 @@ func (a *Activities) PowerOn(ctx context.Context, in BootInput) error {
 	if err := a.stamp(ctx, in, "power-on"); err != nil {
 		return toTemporal(err)
 	}
-	err = control.On(ctx, bmc.BootOverride{Device: bmc.BootPXE, Mode: a.firmware(in, m), Once: true}, in.Limits.Resend)
+	err = control.On(dev, bmc.BootOverride{Device: bmc.BootPXE, Mode: a.firmware(in, m), Once: true}, in.Limits.Resend)
 	if err != nil {
 		return late(ctx, fault.Wrap(err, "power on", "machine "+in.Where.Machine))
 	}
@@ -217,7 +218,8 @@ func (a *Activities) stamp(ctx context.Context, in BootInput, what string) error
 
 // StartVM defines the workload's VM on its Host with exactly its networks and volumes, and starts it.
 func (a *Activities) StartVM(ctx context.Context, in BootInput) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	h, err := a.host(ctx, in.Where.Machine)
 	if err != nil {
 		return toTemporal(err)
@@ -225,10 +227,10 @@ func (a *Activities) StartVM(ctx context.Context, in BootInput) error {
 	if err := a.stamp(ctx, in, "power-on"); err != nil {
 		return toTemporal(err)
 	}
-	if err := h.Define(ctx, vmSpec(a.Topology(), in)); err != nil {
+	if err := h.Define(dev, vmSpec(a.Topology(), in)); err != nil {
 		return late(ctx, fault.Wrap(err, "define VM "+in.Name, "host "+in.Where.Machine))
 	}
-	return late(ctx, fault.Wrap(h.Start(ctx, in.Name, in.Epoch), "start VM "+in.Name, "host "+in.Where.Machine))
+	return late(ctx, fault.Wrap(h.Start(dev, in.Name, in.Epoch), "start VM "+in.Name, "host "+in.Where.Machine))
 }
 
 func (a *Activities) host(ctx context.Context, machine string) (hypervisor.Host, error) {
@@ -288,13 +290,14 @@ func (a *Activities) roomy(ctx context.Context, in BootInput, room hypervisor.Ca
 
 // HostReady records a machine as Host and checks that its agent answers.
 func (a *Activities) HostReady(ctx context.Context, in BootInput, m Milestone) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	h := state.Host{AgentURL: m.AgentURL, Epoch: in.Epoch, Since: a.Now()}
 	host, err := a.Devices.Host(ctx, in.Name, h)
 	if err != nil {
 		return toTemporal(err)
 	}
-	room, err := host.Capacity(ctx)
+	room, err := host.Capacity(dev)
 	if err != nil {
 		return late(ctx, fault.Wrap(err, "ask its capacity", "host "+in.Name))
 	}
@@ -319,12 +322,13 @@ func (a *Activities) HostReady(ctx context.Context, in BootInput, m Milestone) e
 
 // Verify checks that the workload serves from inside its network and marks it healthy.
 func (a *Activities) Verify(ctx context.Context, in BootInput) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	t := a.Topology()
 	w := t.Workloads[in.Name]
 	if w.Spec.Health != (topology.Health{}) {
 		site := t.Sites[t.Networks[w.Spec.Networks[0].Network].Spec.Site]
-		if err := a.Probe.Probe(ctx, site, w.Spec.Networks[0].Address.String(), w.Spec.Health); err != nil {
+		if err := a.Probe.Probe(dev, site, w.Spec.Networks[0].Address.String(), w.Spec.Health); err != nil {
 			return late(ctx, fault.Wrap(err, "health check", "workload "+in.Name))
 		}
 	}

@@ -23,7 +23,8 @@ const powerAtOnce = 64
 // FencePower powers the machines off and reads them back as off. A BMC that does not answer leaves its
 // machine's power unknown, which is no fence and no error: the other fences must do.
 func (a *Activities) FencePower(ctx context.Context, in FenceInput) (Fences, error) {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	t := a.Topology()
 	r, err := a.run(ctx, in.Run)
 	if err != nil {
@@ -33,16 +34,12 @@ func (a *Activities) FencePower(ctx context.Context, in FenceInput) (Fences, err
 	if err != nil {
 		return nil, toTemporal(err)
 	}
-	// What is not certain a little before the limit is reported as such, not lost with a timeout.
-	limit := p.Fencing.PowerLimit.Or(defaultPowerLimit)
-	bounded, cancel := context.WithTimeout(ctx, limit*8/10)
-	defer cancel()
 	out, mu := Fences{}, sync.Mutex{}
 	var g errgroup.Group
 	g.SetLimit(powerAtOnce)
 	for _, name := range in.Machines {
 		g.Go(func() error {
-			f := a.fencePower(bounded, t.Machines[name], p.Fencing)
+			f := a.fencePower(dev, t.Machines[name], p.Fencing)
 			mu.Lock()
 			defer mu.Unlock()
 			out[name] = f
@@ -51,7 +48,7 @@ func (a *Activities) FencePower(ctx context.Context, in FenceInput) (Fences, err
 	}
 	for _, w := range in.Workloads {
 		g.Go(func() error {
-			if f, is := a.fenceVM(bounded, in, w); is {
+			if f, is := a.fenceVM(dev, in, w); is {
 				mu.Lock()
 				defer mu.Unlock()
 				out["workload/"+w] = f
@@ -138,7 +135,8 @@ func (a *Activities) planNetworkFence(in FenceInput) NetworkFence {
 
 // FenceSwitch closes the ports on one switch that its share of the network fence names, in one commit.
 func (a *Activities) FenceSwitch(ctx context.Context, in FenceInput) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	plan := a.planNetworkFence(in)
 	c := fabric.Change{Owner: in.Run}
 	seen := map[string]bool{}
@@ -151,7 +149,7 @@ func (a *Activities) FenceSwitch(ctx context.Context, in FenceInput) error {
 		}
 	}
 	sort.Slice(c.Settings, func(i, j int) bool { return c.Settings[i].Port < c.Settings[j].Port })
-	return late(ctx, a.applySwitch(ctx, in.Device, c))
+	return late(ctx, a.applySwitch(dev, in.Device, c))
 }
 
 // StorageDevices is what has to be told that some workloads reach nothing any more.
@@ -176,22 +174,24 @@ func (a *Activities) PlanStorageFence(_ context.Context, in FenceInput) (Storage
 
 // FenceFabric takes the workloads' volumes out of every zone of one fabric, in one commit.
 func (a *Activities) FenceFabric(ctx context.Context, in FenceInput) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	w, err := a.unwired(ctx, in)
 	if err != nil {
 		return toTemporal(err)
 	}
-	return late(ctx, a.applyFabric(ctx, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]}))
+	return late(ctx, a.applyFabric(dev, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]}))
 }
 
 // FenceArray unmasks the workloads' volumes on one array, in one batch, and ends their live sessions.
 func (a *Activities) FenceArray(ctx context.Context, in FenceInput) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	w, err := a.unwired(ctx, in)
 	if err != nil {
 		return toTemporal(err)
 	}
-	return late(ctx, a.applyArray(ctx, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]}))
+	return late(ctx, a.applyArray(dev, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]}))
 }
 
 func (a *Activities) unwired(ctx context.Context, in FenceInput) (wiring, error) {

@@ -91,14 +91,15 @@ func (a *Activities) openWorkload(ctx context.Context, id string) (Scope, state.
 
 // StopWorkload ends the lease and stops the workload where it runs, read back.
 func (a *Activities) StopWorkload(ctx context.Context, s Step, sc Scope) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	w := sc.Affected[0]
 	if _, err := state.TakeLease(ctx, a.Store, w.Workload, s.Run, s.Epoch, a.Now()); err != nil {
 		return toTemporal(err)
 	}
 	in := BootInput{Step: s, Name: w.Workload, Where: w.From}
-	if err := a.stop(ctx, in, sc.Policy.Fencing); err != nil {
-		return toTemporal(err)
+	if err := a.stop(dev, in, sc.Policy.Fencing); err != nil {
+		return late(ctx, err)
 	}
 	if err := state.CutOff(ctx, a.Store, w.Workload, s.Run, s.Epoch); err != nil {
 		return toTemporal(err)
@@ -110,13 +111,14 @@ func (a *Activities) StopWorkload(ctx context.Context, s Step, sc Scope) error {
 // One that was stopped all the same stays released; where nobody can tell, the place keeps the lease and
 // the workload is not said to be healthy.
 func (a *Activities) KeepWorkload(ctx context.Context, s Step, sc Scope) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	w := sc.Affected[0]
 	l, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+w.Workload)
 	if err != nil || l.Run != s.Run || l.Epoch != s.Epoch || l.Former != w.From {
 		return toTemporal(err) // it was never taken, a newer run has it, or it is cut off
 	}
-	runs, err := a.runsThere(ctx, w, s.Epoch, sc.Policy.Fencing)
+	runs, err := a.runsThere(dev, w, s.Epoch, sc.Policy.Fencing)
 	if err == nil && !runs {
 		return toTemporal(state.CutOff(ctx, a.Store, w.Workload, s.Run, s.Epoch))
 	}
@@ -163,7 +165,8 @@ func (a *Activities) runsThere(ctx context.Context, w Affected, epoch uint64, p 
 // FreePorts puts the machines' ports on one switch into their provisioning network, where free machines
 // are; one without such a network is closed.
 func (a *Activities) FreePorts(ctx context.Context, in FenceInput) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	t := a.Topology()
 	w := newWiring()
 	for _, m := range in.Machines {
@@ -174,5 +177,5 @@ func (a *Activities) FreePorts(ctx context.Context, in FenceInput) error {
 		w.connect(t, m, t.Machines[m].Spec.Provisioning.Network, nil, in.Epoch)
 	}
 	w.sort()
-	return late(ctx, a.applySwitch(ctx, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
+	return late(ctx, a.applySwitch(dev, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
 }

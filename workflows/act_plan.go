@@ -17,8 +17,6 @@ import (
 	"rerack.dev/rerack/policies"
 )
 
-const defaultPowerLimit = time.Minute
-
 // PlanInput asks where the pending workloads shall run.
 type PlanInput struct {
 	Run     string              `json:"run"`
@@ -237,7 +235,8 @@ func (a *Activities) planned(p policies.Placement) (Planned, error) {
 // Evict stops the repurposable workloads that the round's plan takes machines from: power off, read
 // back, lease ended. Repurposability and priority are checked again here, at the moment of the act.
 func (a *Activities) Evict(ctx context.Context, s Step) (losses, error) {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	out := losses{Machines: map[string]string{}}
 	plan, _, err := state.Load[StoredPlan](ctx, a.Store, planKey(s.Run, s.Round))
 	if err != nil {
@@ -248,7 +247,7 @@ func (a *Activities) Evict(ctx context.Context, s Step) (losses, error) {
 	g.SetLimit(powerAtOnce)
 	for _, e := range plan.Placement.Evictions {
 		g.Go(func() error {
-			if err := a.evict(ctx, s, e); err != nil {
+			if err := a.evict(ctx, dev, s, e); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				out.Machines[e.Machine] = fmt.Sprintf("%s could not be evicted: %v", e.Workload, err)
@@ -260,7 +259,7 @@ func (a *Activities) Evict(ctx context.Context, s Step) (losses, error) {
 	return out, toTemporal(ctx.Err())
 }
 
-func (a *Activities) evict(ctx context.Context, s Step, e policies.Eviction) error {
+func (a *Activities) evict(ctx, dev context.Context, s Step, e policies.Eviction) error {
 	t := a.Topology()
 	if !t.Workloads[e.Workload].Spec.Repurposable {
 		return &fault.Error{Kind: fault.Unsafe, Where: "workload " + e.Workload, What: "it is not repurposable any more"}
@@ -291,7 +290,7 @@ func (a *Activities) evict(ctx context.Context, s Step, e policies.Eviction) err
 	if err != nil {
 		return err
 	}
-	if _, err := control.Off(ctx, max(p.Fencing.OffReadings, 1), p.Fencing.OffInterval.Or(0)); err != nil {
+	if _, err := control.Off(dev, max(p.Fencing.OffReadings, 1), p.Fencing.OffInterval.Or(0)); err != nil {
 		return err
 	}
 	if _, err = state.TakeLease(ctx, a.Store, e.Workload, s.Run, s.Epoch, a.Now()); err != nil {

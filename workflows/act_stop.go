@@ -12,7 +12,8 @@ import (
 // StopTarget stops a target that did not come up, reads back that it stopped, and withdraws its boot
 // record. Stopping is confirmed in its result; without that its identity moves nowhere.
 func (a *Activities) StopTarget(ctx context.Context, in BootInput, why string) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	if err := a.Store.Txn(ctx, store.Delete(state.BootsAt+in.bootName())); err != nil {
 		return toTemporal(err)
 	}
@@ -35,8 +36,8 @@ func (a *Activities) StopTarget(ctx context.Context, in BootInput, why string) e
 	}); err != nil {
 		return toTemporal(err)
 	}
-	if err := a.stop(ctx, in, p.Fencing); err != nil {
-		return toTemporal(err)
+	if err := a.stop(dev, in, p.Fencing); err != nil {
+		return late(ctx, err)
 	}
 	return toTemporal(a.result(ctx, in.Run, in.resultName(), func(r *state.Result) { r.Times["stopped"] = a.Now() }))
 }

@@ -12,32 +12,35 @@ import (
 
 // ApplySwitch commits the round's ports of one switch.
 func (a *Activities) ApplySwitch(ctx context.Context, in DeviceStep) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	w, err := a.loadRound(ctx, in)
 	if err != nil {
 		return toTemporal(err)
 	}
-	return late(ctx, a.applySwitch(ctx, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
+	return late(ctx, a.applySwitch(dev, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
 }
 
 // ApplyFabric commits the round's zones of one fabric.
 func (a *Activities) ApplyFabric(ctx context.Context, in DeviceStep) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	w, err := a.loadRound(ctx, in)
 	if err != nil {
 		return toTemporal(err)
 	}
-	return late(ctx, a.applyFabric(ctx, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]}))
+	return late(ctx, a.applyFabric(dev, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]}))
 }
 
 // ApplyArray commits the round's masks of one array.
 func (a *Activities) ApplyArray(ctx context.Context, in DeviceStep) error {
-	defer beating(ctx)()
+	dev, done := atDevices(ctx)
+	defer done()
 	w, err := a.loadRound(ctx, in)
 	if err != nil {
 		return toTemporal(err)
 	}
-	return late(ctx, a.applyArray(ctx, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]}))
+	return late(ctx, a.applyArray(dev, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]}))
 }
 
 // RetireInput names what failed in a round.

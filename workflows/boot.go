@@ -2,7 +2,6 @@ package workflows
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -43,27 +42,33 @@ type BootInput struct {
 
 // BootLimits are the deadlines of a boot.
 type BootLimits struct {
-	Boot   time.Duration `json:"boot"`   // power-on to phone-home
-	Health time.Duration `json:"health"` // phone-home to healthy
-	Resend time.Duration `json:"resend"` // a power-on that is not seen is sent again
+	Power  time.Duration `json:"power,omitempty"` // one act on a BMC or a Host
+	Boot   time.Duration `json:"boot"`            // power-on to phone-home
+	Health time.Duration `json:"health"`          // phone-home to healthy
+	Resend time.Duration `json:"resend"`          // a power-on that is not seen is sent again
+}
+
+// act is the limit of one act; inputs of older versions name none.
+func (l BootLimits) act() time.Duration {
+	if l.Power == 0 {
+		return time.Minute
+	}
+	return l.Power
 }
 
 // BootTarget powers a target on and follows its milestones until it is healthy. When it does not get
 // there, the target is stopped again and its boot record withdrawn before the error is returned.
 func BootTarget(ctx workflow.Context, in BootInput) (err error) {
-	signals := workflow.GetSignalChannel(ctx, SignalMilestone)
+	heard := &milestones{in: in, ch: workflow.GetSignalChannel(ctx, SignalMilestone)}
 	// What comes after the one that decided is of no more interest; unread it would be warned of.
-	defer func() {
-		for signals.ReceiveAsync(nil) {
-		}
-	}()
+	defer heard.take()
 	defer func() {
 		if err == nil {
 			return
 		}
 		// The cause is returned unchanged; a stop that fails too is seen by the fence that follows.
 		undo, _ := workflow.NewDisconnectedContext(ctx)
-		stop := workflow.ExecuteActivity(device(undo, time.Minute), (*Activities).StopTarget, in, reason(err)).Get(undo, nil)
+		stop := workflow.ExecuteActivity(device(undo, in.Limits.act()), (*Activities).StopTarget, in, reason(err)).Get(undo, nil)
 		if stop == nil {
 			return
 		}
@@ -79,68 +84,28 @@ func BootTarget(ctx workflow.Context, in BootInput) (err error) {
 	if in.Where.VM {
 		start = (*Activities).StartVM
 	}
-	if err := workflow.ExecuteActivity(device(ctx, in.Limits.Boot), start, in).Get(ctx, nil); err != nil {
-		return err
-	}
-	if in.Held {
-		if err := release(ctx, signals, in); err != nil {
+	if err := workflow.ExecuteActivity(device(ctx, in.Limits.act()), start, in).Get(ctx, nil); err != nil {
+		// Its BMC did not say, but the target itself did: it is on.
+		if !unanswered(err) || !heard.any() || workflow.GetVersion(ctx, "heard", workflow.DefaultVersion, 1) < 1 {
 			return err
 		}
 	}
-	phoned, err := await(ctx, signals, in, in.Limits.Boot, "phone-home")
+	if in.Held {
+		if err := heard.release(ctx); err != nil {
+			return err
+		}
+	}
+	phoned, err := heard.await(ctx, in.Limits.Boot, "phone-home")
 	if err != nil {
 		return err
 	}
 	if in.Host {
 		return workflow.ExecuteActivity(device(ctx, in.Limits.Health), (*Activities).HostReady, in, phoned).Get(ctx, nil)
 	}
-	if _, err := await(ctx, signals, in, in.Limits.Health, "healthy"); err != nil {
+	if _, err := heard.await(ctx, in.Limits.Health, "healthy"); err != nil {
 		return err
 	}
 	return workflow.ExecuteActivity(device(ctx, in.Limits.Health), (*Activities).Verify, in).Get(ctx, nil)
-}
-
-// release follows a held target into its boot loader, and lets it boot when what it depends on is
-// healthy, whichever comes first.
-func release(ctx workflow.Context, ch workflow.ReceiveChannel, in BootInput) error {
-	m, err := await(ctx, ch, in, in.Limits.Boot, "script", milestoneReleased)
-	if err == nil && m.Kind != milestoneReleased {
-		_, err = await(ctx, ch, in, holdAtMost, milestoneReleased)
-	}
-	if err != nil {
-		return err
-	}
-	return workflow.ExecuteActivity(quick(ctx), (*Activities).ReleaseBoot, in).Get(ctx, nil)
-}
-
-// await receives milestones until one that is wanted, a failure reported by the target, or the deadline.
-func await(ctx workflow.Context, ch workflow.ReceiveChannel, in BootInput, limit time.Duration, want ...string) (Milestone, error) {
-	timed, cancel := workflow.WithCancel(ctx)
-	defer cancel()
-	timer := workflow.NewTimer(timed, limit)
-	last := "power-on"
-	for {
-		var m Milestone
-		var late, got bool
-		workflow.NewSelector(ctx).
-			AddFuture(timer, func(workflow.Future) { late = true }).
-			AddReceive(ch, func(c workflow.ReceiveChannel, _ bool) { c.Receive(ctx, &m); got = true }).
-			Select(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return m, ctx.Err()
-		case got && m.Epoch != in.Epoch:
-			continue // of an earlier boot of the same target
-		case got && slices.Contains(want, m.Kind):
-			return m, nil
-		case got && m.Kind == "failed":
-			return m, failure(fault.Unverified, "%s reported a failure: %s", in.Where.Machine, m.Detail)
-		case got:
-			last = m.Kind
-		case late:
-			return m, failure(fault.Timeout, "no %s within %s; last seen: %s", want[0], limit, last)
-		}
-	}
 }
 
 // failure is an error of workflow code itself: final, because the time for retries is over.

@@ -31,8 +31,12 @@ func Connect(ctx context.Context, address, namespace string, log *slog.Logger) (
 	return &Client{c}, nil
 }
 
-// quiet passes on errors only: a retried activity is normal here, and its reason is in the run.
+// quiet passes on warnings and errors: the ordinary course of a run is in its record.
 type quiet struct{ slog.Handler }
+
+func (q quiet) WithAttrs(a []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(a)} }
+
+func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name)} }
 
 func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
 	return l >= slog.LevelWarn && q.Handler.Enabled(ctx, l)

@@ -86,7 +86,7 @@ func late(ctx context.Context, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
-	if i := activity.GetInfo(ctx); time.Since(i.ScheduledTime) < i.StartToCloseTimeout {
+	if i := activity.GetInfo(ctx); time.Since(i.ScheduledTime) < onDevices(i) {
 		return toTemporal(err)
 	}
 	return temporal.NewNonRetryableApplicationError(err.Error(), fault.KindOf(err).String(), nil)
@@ -106,6 +106,17 @@ func reason(err error) string {
 		return "no answer in time"
 	}
 	return err.Error()
+}
+
+// onDevices is the part of an activity's time that devices may take: what one has not answered by then is
+// told by the activity, by name, and not lost with it.
+func onDevices(i activity.Info) time.Duration { return i.StartToCloseTimeout * 8 / 10 }
+
+// atDevices is beating for an activity that calls devices, with the context for these calls.
+func atDevices(ctx context.Context) (dev context.Context, stop func()) {
+	dev, cancel := context.WithTimeout(ctx, onDevices(activity.GetInfo(ctx)))
+	beats := beating(ctx)
+	return dev, func() { cancel(); beats() }
 }
 
 // beating keeps an activity's heartbeat going while it works, so that a crash of this process is

@@ -20,6 +20,8 @@ func TestDevicesThatFail(t *testing.T) {
 			"fabric fab-a drop-reply 1", "fabric fab-b refuse 1", "array iscsi1 drop-reply 1", "array fc1 fail-write 1"}},
 		"a switch and machines fail": {phase: "plan", faults: []string{"switch tor-b refuse 1", "bmc b01 drop-power-on 1", "machine c01 no-boot", "machine b05 slow 2s"},
 			tried: []string{"c01"}},
+		// b01 is on and says so itself, whatever its BMC does not say.
+		"BMCs hang": {phase: "fence", faults: []string{"bmc b03 hang", "bmc b01 hang-after-press"}, tried: []string{"b03"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -2,6 +2,7 @@ package workflowtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -50,6 +51,7 @@ type Failure struct {
 	Err   error
 	After bool // the change is made, only the answer is wrong
 	Times int  // how often; 0 is for ever
+	Hang  bool // there is no answer at all, until the caller gives up
 }
 
 // Fail makes a device ("switch/tor-b", "machine/b1", ...) fail its changes; for a host it is "host/b2".
@@ -72,6 +74,14 @@ func (d *DataCentre) do(ctx context.Context, device string, change func() error)
 		return fault.Wrap(err, "change", device)
 	}
 	f, fails := d.fails(device)
+	if fails && f.Hang {
+		var err error
+		if f.After {
+			err = change()
+		}
+		<-ctx.Done()
+		return &fault.Error{Kind: fault.Timeout, Where: device, What: "no answer", Err: errors.Join(err, ctx.Err())}
+	}
 	if fails && !f.After {
 		return f.Err
 	}
