@@ -32,17 +32,17 @@ type problem struct {
 
 const maxAct = 1 << 20
 
-// maxSocketPath is what fits into a socket's address: sun_path of unix(7), less its end.
-const maxSocketPath = 107
+// maxControlPath is what fits into a socket's address: sun_path of unix(7), less its end.
+const maxControlPath = 107
 
 // ServeControl answers the lab's verbs on a unix socket until ctx ends or the lab is closed. The
 // socket's mode is 0600: who may open it may burn racks.
 func (l *Lab) ServeControl(ctx context.Context, path string) error {
 	l.control.Add(1)
 	defer l.control.Done()
-	if len(path) > maxSocketPath {
+	if len(path) > maxControlPath {
 		return &fault.Error{Kind: fault.Invalid, Where: path, What: "the path of the control socket is too long",
-			Evidence: fmt.Sprintf("%d bytes, at most %d", len(path), maxSocketPath), Next: "choose a shorter --dir"}
+			Evidence: fmt.Sprintf("%d bytes, at most %d", len(path), maxControlPath), Next: "choose a shorter --dir"}
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fault.Wrap(err, "clear control socket", path)
