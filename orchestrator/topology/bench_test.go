@@ -40,6 +40,15 @@ func BenchmarkValidate2000(b *testing.B) {
 	}
 }
 
+func BenchmarkMarshal2000(b *testing.B) {
+	top, _ := large(b)
+	for b.Loop() {
+		if _, err := topology.Marshal(top); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkDecodeJSON2000(b *testing.B) {
 	top, _ := large(b)
 	j, err := topology.EncodeJSON(top)

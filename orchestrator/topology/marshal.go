@@ -132,12 +132,32 @@ var (
 
 func yamlText(s string) string {
 	switch {
+	case word(s): // nearly all there is, without the patterns
+		return s
 	case address.MatchString(s), duration.MatchString(s), colons.MatchString(s):
 		return s
 	case plain.MatchString(s) && !strings.HasSuffix(s, " ") && !reserved.MatchString(s) && !token.IsNeedQuoted(s):
 		return s
 	}
 	return jsonText(s)
+}
+
+// word reports a text that starts with a letter, goes on with letters, digits and a few marks, and that no
+// reader takes for anything but a text.
+func word(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+		within := '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-' || c == '/'
+		if !letter && (!within || i == 0) {
+			return false
+		}
+	}
+	switch strings.ToLower(s) {
+	case "", "y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf", "infinity":
+		return false
+	}
+	return true
 }
 
 // jsonText is a JSON string, which every YAML 1.2 reader takes as it is.
