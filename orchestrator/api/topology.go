@@ -49,8 +49,8 @@ func (s *Server) topologyRoutes(api huma.API) {
 		Body TopologyRequest
 	}
 	huma.Register(api, route(http.MethodPost, "/topology/plan", "plan-topology", "What an apply would change"),
-		func(_ context.Context, in *request) (*body[TopologyResult], error) {
-			return reply(s.plan(in.Body))
+		func(ctx context.Context, in *request) (*body[TopologyResult], error) {
+			return reply(s.plan(ctx, in.Body))
 		})
 	huma.Register(api, route(http.MethodPost, "/topology/apply", "apply-topology", "Make a topology the present one"),
 		func(ctx context.Context, in *request) (*body[TopologyResult], error) {
@@ -125,14 +125,14 @@ func parse(q TopologyRequest) (*topology.Topology, error) {
 	return t, err
 }
 
-func (s *Server) plan(q TopologyRequest) (TopologyResult, error) {
+func (s *Server) plan(ctx context.Context, q TopologyRequest) (TopologyResult, error) {
 	t, err := parse(q)
 	if err != nil {
 		return TopologyResult{}, err
 	}
 	head, now := s.Revisions.Current()
 	changes := topology.Diff(now, t)
-	return TopologyResult{Revision: head.Revision, Changes: changes, Text: topology.FormatDiff(changes)}, nil
+	return TopologyResult{Revision: head.Revision, Changes: changes, Text: topology.FormatDiff(changes)}, recovery.Bound(ctx, s.Store, now, t)
 }
 
 func (s *Server) apply(ctx context.Context, q TopologyRequest, by string) (TopologyResult, error) {
@@ -149,6 +149,9 @@ func (s *Server) apply(ctx context.Context, q TopologyRequest, by string) (Topol
 
 func (s *Server) applyTopology(ctx context.Context, t *topology.Topology, by, message string, expect int) (TopologyResult, error) {
 	_, before := s.Revisions.Current()
+	if err := recovery.Bound(ctx, s.Store, before, t); err != nil {
+		return TopologyResult{}, err
+	}
 	changes := topology.Diff(before, t)
 	head, applied, err := s.Revisions.Apply(ctx, t, by, message, expect)
 	if err != nil {
