@@ -248,11 +248,8 @@ func full(a netip.AddrPort) tcpip.FullAddress {
 // failed makes an error of the stack's.
 func failed(e tcpip.Error, what, where string) error {
 	kind := fault.Internal
-	switch e.(type) {
-	case *tcpip.ErrPortInUse:
+	if _, taken := e.(*tcpip.ErrPortInUse); taken {
 		kind = fault.Busy
-	case *tcpip.ErrBadLocalAddress:
-		kind = fault.Invalid
 	}
 	return &fault.Error{Kind: kind, Where: where, What: what, Evidence: fmt.Sprint(e)}
 }
