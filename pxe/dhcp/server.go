@@ -20,6 +20,7 @@ import (
 
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/pxe"
+	"rerack.dev/rerack/pxe/sockbuf"
 )
 
 // Server answers on the listeners of its configuration.
@@ -66,6 +67,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{cfg: c, q: newQueue(c.Queue),
 		limit: limiter{start: time.Now(), every: every, burst: every * time.Duration(c.Burst)}}
 	for _, l := range c.Listeners {
+		sockbuf.Grow(l.Conn, sockbuf.Storm)
 		s.links = append(s.links, &link{Listener: l, conn: wrap(l.Conn)})
 	}
 	return s, nil

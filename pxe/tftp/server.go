@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/pxe/sockbuf"
 )
 
 // File is what is sent. It is read by one transfer and then closed.
@@ -124,6 +125,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, fault.Wrap(err, "read own address", "TFTP server")
 	}
+	sockbuf.Grow(c.Conn, sockbuf.Storm)
 	s := &Server{cfg: c, host: host, active: map[netip.AddrPort]struct{}{}, source: map[netip.Addr]int{}}
 	s.bufs.New = func() any { return new(buffers) }
 	return s, nil
