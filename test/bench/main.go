@@ -153,9 +153,12 @@ func (f figure) text() (what, value string) {
 	if f.unit == "ns/op" {
 		return "each", significant(time.Duration(f.value)).String()
 	}
-	number := strconv.FormatFloat(f.value, 'f', -1, 64)
+	number := strconv.FormatFloat(f.value, 'g', 4, 64)
+	if f.value >= 1000 {
+		number = strconv.FormatFloat(f.value, 'f', 0, 64)
+	}
 	i := strings.LastIndexByte(f.unit, '-')
-	if i < 0 {
+	if i < 0 || strings.Contains(f.unit, "/") {
 		return f.unit, number
 	}
 	return strings.ReplaceAll(f.unit[:i], "-", " "), number + " " + f.unit[i+1:]

@@ -12,6 +12,7 @@ func TestTable(t *testing.T) {
 		"BenchmarkDORA-2   \t  276932\t      4312 ns/op\t       0 B/op\t       0 allocs/op",
 		"BenchmarkPlace/virtual-first-2 \t 3 \t 1234567890 ns/op",
 		"BenchmarkStorm-2 1 12052223770 ns/op 2.573 boot-median-s 0 failed 0.8224 kill-to-topology-s 0 retransmits 33 lab-idle-cpu-%",
+		"BenchmarkFleetPoll/ipmi-2 1 903000000 ns/op 3.4134 ms/last-good",
 		"BenchmarkBroken-2 1 many ns/op",
 		"--- BENCH: BenchmarkStorm-2",
 		"ok  \trerack.dev/rerack/pxe/dhcp\t1.2s",
@@ -36,6 +37,8 @@ pxe
                        kill to topology  0.8224 s
                        retransmits       0
                        lab idle cpu      33 %
+  FleetPoll/ipmi       each              903ms
+                       ms/last-good      3.413
 `
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
