@@ -24,8 +24,9 @@ test: peers
 
 peers:
 	./.ci/peers
+	./.ci/qemu
 
-e2e: build
+e2e: build peers
 	RERACK_BIN=$(CURDIR)/bin/rerack $(PURE) $(GO) test -count=1 -timeout 30m ./test/e2e/...
 
 lint:

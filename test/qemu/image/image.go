@@ -1,0 +1,101 @@
+// Package image builds the smallest Linux that is a workload: Debian's kernel, its driver for virtio
+// network cards, busybox and a first process which takes an address, phones home and serves its health
+// check. The same files in give the same bytes out.
+package image
+
+import (
+	"bytes"
+	"compress/gzip"
+	_ "embed"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"rerack.dev/rerack/internal/fault"
+)
+
+// Sources are the files that an image is made of.
+type Sources struct {
+	Kernel  string // a bzImage
+	Modules string // the kernel's own folder below lib/modules
+	Busybox string // statically linked
+}
+
+//go:embed init.sh
+var initScript []byte
+
+//go:embed udhcpc.sh
+var dhcpScript []byte
+
+// drivers are what the kernel needs as modules to reach the network.
+func drivers() []string { return []string{"virtio_pci", "virtio_net"} }
+
+// applets are the commands of busybox that the scripts use.
+func applets() []string {
+	return []string{"sh", "mount", "insmod", "ifconfig", "route", "udhcpc", "wget", "sed", "cat", "printf", "sleep", "httpd"}
+}
+
+// Find looks for a kernel with its modules below each root in turn, as Debian's linux-image packages lay
+// them out, and for busybox. The newest version by name is taken. fault.NotFound says what to install.
+func Find(roots ...string) (Sources, error) {
+	for _, root := range roots {
+		kernels, err := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))
+		if err != nil {
+			return Sources{}, &fault.Error{Kind: fault.Invalid, Where: root, What: "look for a kernel", Err: err}
+		}
+		slices.Sort(kernels)
+		for _, k := range slices.Backward(kernels) {
+			version := strings.TrimPrefix(filepath.Base(k), "vmlinuz-")
+			for _, lib := range []string{"lib", "usr/lib"} {
+				s := Sources{Kernel: k, Modules: filepath.Join(root, lib, "modules", version), Busybox: "/bin/busybox"}
+				if _, err := os.Stat(s.Modules); err == nil {
+					return s, nil
+				}
+			}
+		}
+	}
+	return Sources{}, &fault.Error{Kind: fault.NotFound, Where: strings.Join(roots, ", "), What: "find a Linux kernel with its modules",
+		Next: "install linux-image-cloud-amd64, or unpack that package and name the folder"}
+}
+
+// Build returns the kernel and the initial RAM disk.
+func Build(s Sources) (kernel, initrd []byte, err error) {
+	if kernel, err = os.ReadFile(s.Kernel); err != nil {
+		return nil, nil, fault.Wrap(err, "read kernel", s.Kernel)
+	}
+	modules, err := resolve(s.Modules, drivers())
+	if err != nil {
+		return nil, nil, err
+	}
+	busybox, err := os.ReadFile(s.Busybox)
+	if err != nil {
+		return nil, nil, &fault.Error{Kind: fault.NotFound, Where: s.Busybox, What: "read busybox", Err: err, Next: "install busybox-static"}
+	}
+	var out bytes.Buffer
+	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	if err != nil {
+		return nil, nil, fault.Wrap(err, "compress", "initial RAM disk")
+	}
+	a := &archive{w: z}
+	for _, d := range []string{"bin", "dev", "proc", "sys", "etc", "modules", "www"} {
+		a.add(d, modeDir|0o755, nil)
+	}
+	a.add("bin/busybox", modeFile|0o755, busybox)
+	for _, name := range applets() {
+		a.add("bin/"+name, modeLink|0o777, []byte("busybox"))
+	}
+	var order strings.Builder
+	for _, m := range modules {
+		a.add("modules/"+m.name+".ko", modeFile|0o644, m.data)
+		order.WriteString(m.name + "\n")
+	}
+	a.add("modules/order", modeFile|0o644, []byte(order.String()))
+	a.add("etc/udhcpc", modeFile|0o755, dhcpScript)
+	a.add("init", modeFile|0o755, initScript)
+	a.end()
+	if a.err == nil {
+		a.err = z.Close()
+	}
+	return kernel, out.Bytes(), fault.Wrap(a.err, "write", "initial RAM disk")
+}

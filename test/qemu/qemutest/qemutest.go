@@ -1,0 +1,72 @@
+// Package qemutest finds what tests on real machines need: QEMU, its firmware, boot loaders and a kernel.
+package qemutest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"rerack.dev/rerack/test/qemu/image"
+)
+
+// KernelEnv names a folder with an unpacked linux-image package; otherwise the one of .ci/qemu is used, or
+// a kernel that is installed.
+const KernelEnv = "RERACK_QEMU_KERNEL"
+
+// Roots are the folders in which to look for a kernel.
+func Roots(t testing.TB) []string {
+	t.Helper()
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := []string{"/"}
+	for dir := wd; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			roots = []string{filepath.Join(dir, ".cache", "qemu"), "/"}
+		}
+	}
+	if named := os.Getenv(KernelEnv); named != "" {
+		roots = []string{named}
+	}
+	return roots
+}
+
+// Sources of the test system. Without them the test is skipped, or fails where peers are required.
+func Sources(t testing.TB) image.Sources {
+	t.Helper()
+	s, err := image.Find(Roots(t)...)
+	if err != nil {
+		missing(t, err.Error())
+	}
+	return s
+}
+
+// QEMU is the emulator's path.
+func QEMU(t testing.TB) string {
+	t.Helper()
+	path, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		missing(t, err.Error())
+	}
+	return path
+}
+
+// Loaders is the folder of Debian's package ipxe.
+func Loaders(t testing.TB) string {
+	t.Helper()
+	const dir = "/usr/lib/ipxe"
+	if _, err := os.Stat(filepath.Join(dir, "snponly.efi")); err != nil {
+		missing(t, err.Error())
+	}
+	return dir
+}
+
+func missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("RERACK_REQUIRE_PEERS") == "1" {
+		t.Fatal(what)
+	}
+	t.Skip(what + "; run .ci/qemu")
+}
