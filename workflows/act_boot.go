@@ -167,6 +167,9 @@ func (a *Activities) PowerOn(ctx context.Context, in BootInput) error {
 	if err != nil {
 		return toTemporal(err)
 	}
+	if err := a.stillOff(ctx, dev, in, control); err != nil {
+		return toTemporal(err)
+	}
 	// "power-on" is when it was asked: what follows until DHCP is the hardware's time.
 	if err := a.stamp(ctx, in, "power-on"); err != nil {
 		return toTemporal(err)
@@ -194,6 +197,21 @@ func (a *Activities) ReleaseBoot(ctx context.Context, in BootInput) error {
 		return nil
 	})
 	return toTemporal(err)
+}
+
+// stillOff refuses a machine that is on before this boot ever asked for it: it runs something else, and
+// would not boot from the network.
+func (a *Activities) stillOff(ctx, dev context.Context, in BootInput, control MachineControl) error {
+	res, _, err := state.Load[state.Result](ctx, a.Store, state.ResultsAt+in.Run+"/"+in.resultName())
+	if err != nil || !res.Times["power-on"].IsZero() {
+		return err
+	}
+	// What cannot be read now is tried anyway: turning on reads it again.
+	if now, err := control.Power(dev); err == nil && now.State == bmc.PowerOn {
+		return &fault.Error{Kind: fault.Conflict, Where: "machine " + in.Where.Machine, What: "power on",
+			Evidence: "it is on already, and not by this run", Next: "find out what runs on it"}
+	}
+	return nil
 }
 
 // firmware is the mode to boot in: what the workload needs, else the machine's first.

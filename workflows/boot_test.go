@@ -276,3 +276,18 @@ func TestSuspectTouchesNothing(t *testing.T) {
 		}
 	}
 }
+
+// A spare that somebody has turned on runs something of theirs: it is not waited for.
+func TestSpareThatIsOn(t *testing.T) {
+	t.Parallel()
+	r := newTrial(t, small(t, "plain")).burn()
+	if err := r.dc.World.Press("b1", true, "operator"); err != nil {
+		t.Fatal(err)
+	}
+	e := r.recover(recovery.Request{}, nil)
+	r.mustBeSound(e)
+	db := e.results["db"]
+	if e.run.State != state.RunDone || !strings.Contains(strings.Join(db.Tried, " "), "b1: machine b1: power on: it is on already") {
+		t.Errorf("%s: %s; %+v", e.run.State, e.run.Reason, db)
+	}
+}
