@@ -7,7 +7,7 @@ ENGINE  := ./workflows/engine ./cmd/rerack
 RACED   = $(shell $(GO) list ./... | grep -v -e /workflows/engine -e /cmd/rerack -e /test/e2e)
 FUZZ    ?= 10s
 
-.PHONY: build demo test e2e lint vuln fuzz bench peers clean
+.PHONY: build demo test e2e lint vuln fuzz bench bench-peers peers clean
 
 build:
 	$(PURE) $(GO) build -o bin/rerack ./cmd/rerack
