@@ -45,5 +45,9 @@ fuzz:
 bench: build
 	$(PURE) $(GO) run ./test/bench -bin bin/rerack $$(grep -rl --include='*_test.go' '^func Benchmark' . | grep -v ./test/e2e/ | xargs -n1 dirname | sort -u)
 
+# Our servers beside their peers, as root: some five minutes, one table, no traffic outside namespaces of its own.
+bench-peers:
+	./test/peers/run
+
 clean:
 	rm -rf bin
