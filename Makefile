@@ -41,7 +41,7 @@ vuln:
 fuzz:
 	./.ci/fuzz $(FUZZ)
 
-# About five minutes, half of it a rack that burns among 2,000 machines. The table comes at the end.
+# About seven minutes, most of it racks that burn among 2,000 machines. The table comes at the end.
 bench: build
 	$(PURE) $(GO) run ./test/bench -bin bin/rerack $$(grep -rl --include='*_test.go' '^func Benchmark' . | grep -v ./test/e2e/ | xargs -n1 dirname | sort -u)
 

@@ -42,14 +42,17 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Names of what every generated topology has.
+// Names of what every generated topology has. Every ten racks share a power feed.
 const (
-	Site    = "hall-1"
-	Policy  = "default"
-	Runbook = "rack-0000-burns" // of the first rack, which is full
+	Site        = "hall-1"
+	Policy      = "default"
+	Runbook     = "rack-0000-burns" // of the first rack, which is full
+	FeedRunbook = "feed-001-burns"  // of the second power feed, where it exists
+	feedRacks   = 10
 )
 
-// Rack and Machine name the things by their number from 0.
+// Feed, Rack and Machine name the things by their number from 0.
+func Feed(i int) string    { return fmt.Sprintf("feed-%03d", i) }
 func Rack(i int) string    { return fmt.Sprintf("rack-%04d", i) }
 func Machine(i int) string { return fmt.Sprintf("m%05d", i) }
 
@@ -59,7 +62,8 @@ func Workload(i int) string { return fmt.Sprintf("w%05d", i) }
 // Topology makes a topology: the first rack is full of workloads; of every other rack the last
 // SparePercent of the machines are spares and the rest run workloads, each tenth of them repurposable.
 // A third of the workloads has an FC volume, a third an iSCSI volume, a third none; every fifth is on two
-// networks; every sixteenth runs on arm64. The failure detector may recover the first rack by itself.
+// networks; every sixteenth runs on arm64. The failure detector may recover the first rack and the second
+// power feed by itself.
 func Topology(c Config) (*topology.Topology, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -144,8 +148,15 @@ func (g *generator) common() {
 		t.MachinePools[name] = topology.MachinePool{Kind: topology.KindMachinePool, Meta: meta(name), Spec: topology.MachinePoolSpec{
 			Selector: map[string]string{"pool": name}, Use: use}}
 	}
-	t.Runbooks[Runbook] = topology.Runbook{Kind: topology.KindRunbook, Meta: meta(Runbook), Spec: topology.RunbookSpec{
-		Scope: []string{"rack/" + Rack(0)}, Policy: Policy, HypervisorImage: hypervise, Triggers: topology.Triggers{Person: true, API: true, Detector: true}}}
+	g.runbook(Runbook, "rack/"+Rack(0))
+	if g.c.Machines > feedRacks*g.c.PerRack {
+		g.runbook(FeedRunbook, "powerfeed/"+Feed(1))
+	}
+}
+
+func (g *generator) runbook(name, domain string) {
+	g.t.Runbooks[name] = topology.Runbook{Kind: topology.KindRunbook, Meta: meta(name), Spec: topology.RunbookSpec{
+		Scope: []string{domain}, Policy: Policy, HypervisorImage: hypervise, Triggers: topology.Triggers{Person: true, API: true, Detector: true}}}
 }
 
 func (g *generator) network(name string, vlan int, subnet netip.Prefix) {

@@ -7,9 +7,9 @@ import (
 	"rerack.dev/rerack/orchestrator/topology"
 )
 
-// rack makes rack i with its feed (shared by ten racks) and its switch.
+// rack makes rack i with its feed and its switch.
 func (g *generator) rack(i int) {
-	feed, sw := fmt.Sprintf("feed-%03d", i/10), fmt.Sprintf("tor-%04d", i)
+	feed, sw := Feed(i/feedRacks), fmt.Sprintf("tor-%04d", i)
 	g.t.PowerFeeds[feed] = topology.PowerFeed{Kind: topology.KindPowerFeed, Meta: meta(feed), Spec: topology.PowerFeedSpec{Site: Site}}
 	g.t.Racks[Rack(i)] = topology.Rack{Kind: topology.KindRack, Meta: meta(Rack(i)), Spec: topology.RackSpec{
 		Site: Site, Units: 60, Feeds: []string{feed}, Policy: Policy}}
