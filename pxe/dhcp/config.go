@@ -58,7 +58,9 @@ type Config struct {
 	// NextServer is the TFTP server (siaddr and option 66); default the listener's ServerID.
 	NextServer netip.Addr
 	Workers    int // default 2
-	Queue      int // messages waiting in each of two classes; default 1024
+	// Queue bounds the messages waiting, in each of four ranks: booting machines go before others, and
+	// REQUESTs before what begins an exchange. Default 4096.
+	Queue int
 	// Rate and Burst limit the messages of one client; default 20 a second and 40.
 	Rate, Burst int
 	Lease       time.Duration // where the reservation has none; default 1 h
@@ -98,7 +100,7 @@ func (c *Config) Validate() error {
 
 func (c *Config) defaults() {
 	c.Workers = or(c.Workers, 2)
-	c.Queue = or(c.Queue, 1024)
+	c.Queue = or(c.Queue, 4096)
 	c.Rate = or(c.Rate, 20)
 	c.Burst = or(c.Burst, 40)
 	c.Lease = or(c.Lease, time.Hour)

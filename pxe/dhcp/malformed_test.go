@@ -312,7 +312,11 @@ func TestQueueDropsTheOldest(t *testing.T) {
 	for i := range 5 {
 		j := q.get()
 		j.n = i
-		q.push(j, i == 0)
+		as := other
+		if i == 0 {
+			as = bootOther
+		}
+		q.push(j, as)
 	}
 	for _, want := range []int{0, 3, 4} {
 		if j := q.pop(); j.n != want {

@@ -17,14 +17,39 @@ type job struct {
 	from *link
 }
 
-// queue holds what waits: machines that are booting before the others. When it is full the oldest of
-// its class is dropped, because its client has likely given up on it and will ask again.
+// rank is the order in which messages are answered when they must wait: machines that are booting
+// before the others, and among them the second half of an exchange before the first. Under overload it
+// is the exchanges that have begun which are finished; answering in order of arrival loses one half or
+// the other of nearly all.
+type rank uint8
+
+const (
+	bootRequest rank = iota
+	bootOther
+	otherRequest
+	other
+	ranks
+)
+
+func rankOf(booting, request bool) rank {
+	switch {
+	case booting && request:
+		return bootRequest
+	case booting:
+		return bootOther
+	case request:
+		return otherRequest
+	}
+	return other
+}
+
+// queue holds what waits. When a rank is full its oldest is dropped, because its client has likely given
+// up on it and will ask again.
 type queue struct {
 	mu      sync.Mutex
 	ready   sync.Cond
 	closed  bool
-	boot    ring
-	rest    ring
+	rings   [ranks]ring
 	free    sync.Pool
 	dropped atomic.Uint64
 }
@@ -35,7 +60,10 @@ type ring struct {
 }
 
 func newQueue(size int) *queue {
-	q := &queue{boot: ring{jobs: make([]*job, size)}, rest: ring{jobs: make([]*job, size)}}
+	q := &queue{}
+	for i := range q.rings {
+		q.rings[i].jobs = make([]*job, size)
+	}
 	q.ready.L = &q.mu
 	q.free.New = func() any { return new(job) }
 	return q
@@ -44,12 +72,9 @@ func newQueue(size int) *queue {
 func (q *queue) get() *job  { return q.free.Get().(*job) }
 func (q *queue) put(j *job) { q.free.Put(j) }
 
-func (q *queue) push(j *job, booting bool) {
+func (q *queue) push(j *job, as rank) {
 	q.mu.Lock()
-	r := &q.rest
-	if booting {
-		r = &q.boot
-	}
+	r := &q.rings[as]
 	var old *job
 	if r.ln == len(r.jobs) {
 		old = r.pop()
@@ -68,16 +93,15 @@ func (q *queue) push(j *job, booting bool) {
 func (q *queue) pop() *job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.boot.ln+q.rest.ln == 0 && !q.closed {
+	for !q.closed {
+		for i := range q.rings {
+			if q.rings[i].ln > 0 {
+				return q.rings[i].pop()
+			}
+		}
 		q.ready.Wait()
 	}
-	switch {
-	case q.closed:
-		return nil
-	case q.boot.ln > 0:
-		return q.boot.pop()
-	}
-	return q.rest.pop()
+	return nil
 }
 
 func (q *queue) close() {

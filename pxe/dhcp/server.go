@@ -7,6 +7,7 @@
 package dhcp
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -120,36 +121,37 @@ func (s *Server) read(ctx context.Context, l *link) error {
 			return fault.Wrap(err, "read DHCP messages", "listener "+l.Name)
 		}
 		s.stats.received.Add(1)
-		keep, booting := s.sift(j.buf[:n])
+		as, keep := s.sift(j.buf[:n])
 		if !keep {
 			continue
 		}
 		j.n, j.src, j.from = n, src, l
-		s.q.push(j, booting)
+		s.q.push(j, as)
 		j = s.q.get()
 	}
 }
 
-// sift looks at the fixed part of a message only.
-func (s *Server) sift(b []byte) (keep, booting bool) {
+// sift looks at the fixed part of a message, and at option 53 where clients put it, which is first.
+func (s *Server) sift(b []byte) (as rank, keep bool) {
 	if len(b) < optionsAt || len(b) > MaxMessage || b[2] != 6 {
 		s.stats.malformed.Add(1)
-		return false, false
+		return other, false
 	}
 	mac := pxe.MAC(b[28:34])
 	if b[0] == BootReply { // another server's; rare, and looked at for the alarm
-		return s.limit.allow(mac), false
+		return other, s.limit.allow(mac)
 	}
 	e, known := s.cfg.Decider.Table.Lookup(mac)
 	if !known {
 		s.stats.unknown.Add(1)
-		return false, false
+		return other, false
 	}
 	if !s.limit.allow(mac) {
 		s.stats.limited.Add(1)
-		return false, false
+		return other, false
 	}
-	return true, e.Intent.Boot != nil
+	request := bytes.HasPrefix(b[optionsAt:], []byte{OptMessageType, 1, byte(Request)})
+	return rankOf(e.Intent.Boot != nil, request), true
 }
 
 func (s *Server) work() {
