@@ -36,7 +36,8 @@ type Config struct {
 	// Addresses are the host's IPv4 addresses with the prefix of the link. One of /32 is reached
 	// through another: from elsewhere, by those who take this host for their router.
 	Addresses []netip.Prefix
-	MTU       uint32 // default 1500
+	Gateway   netip.Addr // optional: the router to all other networks
+	MTU       uint32     // default 1500
 	Logger    *slog.Logger
 }
 
@@ -49,6 +50,8 @@ func (c *Config) Validate() error {
 		return fault.New(fault.Invalid, "netstack: MAC is not the address of one host")
 	case len(c.Addresses) == 0:
 		return fault.New(fault.Invalid, "netstack: Addresses is empty")
+	case c.Gateway.IsValid() && !c.Gateway.Is4():
+		return fault.New(fault.Invalid, "netstack: Gateway is not an IPv4 address")
 	case c.MTU != 0 && (c.MTU < 576 || c.MTU > 9216):
 		return fault.New(fault.Invalid, "netstack: MTU is not within 576 and 9216")
 	}
@@ -128,7 +131,12 @@ func (h *Host) configure() error {
 	}
 	// The limited broadcast address lies in no subnet, and is where clients without an address are met.
 	all := tcpip.AddressWithPrefix{Address: tcpip.AddrFrom4([4]byte{255, 255, 255, 255}), PrefixLen: 32}
-	h.stack.SetRouteTable(append(routes, tcpip.Route{Destination: all.Subnet(), NIC: nicID}))
+	routes = append(routes, tcpip.Route{Destination: all.Subnet(), NIC: nicID})
+	if g := h.cfg.Gateway; g.IsValid() {
+		other := tcpip.AddressWithPrefix{Address: tcpip.AddrFrom4([4]byte{})}
+		routes = append(routes, tcpip.Route{Destination: other.Subnet(), Gateway: tcpip.AddrFrom4(g.As4()), NIC: nicID})
+	}
+	h.stack.SetRouteTable(routes)
 	return nil
 }
 
@@ -185,7 +193,8 @@ func (h *Host) Listen(at netip.AddrPort) (net.Listener, error) {
 		ep.Close()
 		return nil, failed(e, "listen on TCP", at.String())
 	}
-	return gonet.NewTCPListener(h.stack, &wq, ep), nil
+	l := gonet.NewTCPListener(h.stack, &wq, ep)
+	return &listener{TCPListener: l, local: l.Addr()}, nil
 }
 
 // ListenPacket opens a UDP socket; the unspecified address is every one of the host's and broadcasts,
@@ -201,7 +210,8 @@ func (h *Host) ListenPacket(at netip.AddrPort) (net.PacketConn, error) {
 		ep.Close()
 		return nil, failed(e, "open UDP socket", at.String())
 	}
-	return gonet.NewUDPConn(&wq, ep), nil
+	c := gonet.NewUDPConn(&wq, ep)
+	return &packetConn{UDPConn: c, local: c.LocalAddr()}, nil
 }
 
 // ListenPacketName is ListenPacket in the form of net.ListenPacket, for servers that open sockets by
@@ -234,7 +244,7 @@ func (h *Host) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 		}
 		return nil, &fault.Error{Kind: kind, Where: to.String(), What: "connect", Err: err}
 	}
-	return c, nil
+	return newConn(c), nil
 }
 
 func full(a netip.AddrPort) tcpip.FullAddress {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -134,6 +135,44 @@ func TestProductServesHere(t *testing.T) {
 	must(t, err)
 	if got != int64(len(want)) || !bytes.Equal(file.Bytes(), want) {
 		t.Errorf("%d bytes came of %d", got, len(want))
+	}
+}
+
+// TestErrorsAreTheKernels has servers tell a deadline and their own end from other errors.
+func TestErrorsAreTheKernels(t *testing.T) {
+	h := host(t, vswitch.New(nil), 1, 1)
+	c, err := h.ListenPacket(netip.MustParseAddrPort("10.1.0.1:0"))
+	must(t, err)
+	if at := c.LocalAddr().(*net.UDPAddr); at.Port == 0 || at.IP.String() != "10.1.0.1" {
+		t.Errorf("listens on %s", at)
+	}
+	must(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
+	if _, _, err := c.ReadFrom(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("past its deadline: %v", err)
+	}
+	must(t, c.SetReadDeadline(time.Time{}))
+	l, err := h.Listen(netip.MustParseAddrPort("10.1.0.1:80"))
+	must(t, err)
+	done := make(chan error, 2)
+	go func() {
+		_, _, err := c.ReadFrom(make([]byte, 1))
+		done <- err
+	}()
+	go func() {
+		_, err := l.Accept()
+		done <- err
+	}()
+	must(t, errors.Join(c.Close(), l.Close()))
+	for range 2 {
+		if err := <-done; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("after its end: %v", err)
+		}
+	}
+	if err := errors.Join(c.Close(), l.Close()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("closed twice: %v", err)
+	}
+	if _, err := c.WriteTo([]byte("x"), &net.UDPAddr{IP: net.IPv6loopback, Port: 1}); err == nil {
+		t.Error("wrote to IPv6")
 	}
 }
 
