@@ -58,10 +58,16 @@ func (l BootLimits) act() time.Duration {
 
 // BootTarget powers a target on and follows its milestones until it is healthy. When it does not get
 // there, the target is stopped again and its boot record withdrawn before the error is returned.
-func BootTarget(ctx workflow.Context, in BootInput) (err error) {
+func BootTarget(ctx workflow.Context, in BootInput) error {
 	heard := &milestones{in: in, ch: workflow.GetSignalChannel(ctx, SignalMilestone)}
-	// What comes after the one that decided is of no more interest; unread it would be warned of.
-	defer heard.take()
+	err := boot(ctx, in, heard)
+	// What comes after the one that decided is of no more interest; unread it would be warned of. This is
+	// not deferred: a workflow that is only put aside must not be touched any more.
+	heard.take()
+	return err
+}
+
+func boot(ctx workflow.Context, in BootInput, heard *milestones) (err error) {
 	defer func() {
 		if err == nil {
 			return
