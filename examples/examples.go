@@ -3,7 +3,8 @@ package examples
 
 import "embed"
 
-// Story is the data centre of the story, and the variant with too few machines left.
+// Story is the data centre of the story, the variant with too few machines left, and a small one whose
+// machines can be real.
 //
-//go:embed story story-scarce
+//go:embed story story-scarce real
 var Story embed.FS

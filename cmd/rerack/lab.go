@@ -26,7 +26,11 @@ type labFlags struct {
 	post     time.Duration
 	dhcp     string
 	tftp     string
+	http     string
 	example  string
+	qemu     bool
+	kernels  []string
+	loaders  string
 }
 
 func labCommand(*global) *cobra.Command {
@@ -98,7 +102,15 @@ func labRun(f *labFlags) *cobra.Command {
 				return &fault.Error{Kind: fault.Invalid, What: "--tftp-server", Err: err}
 			}
 			log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
-			l, err := lab.Start(c.Context(), lab.Config{Topology: t, Dir: f.dir, FreePorts: true, BootServer: dhcp, Post: f.post, Logger: log})
+			cfg := lab.Config{Topology: t, Dir: f.dir, FreePorts: true, BootServer: dhcp, Post: f.post, Logger: log}
+			if f.qemu {
+				at, err := netip.ParseAddrPort(f.http)
+				if err != nil {
+					return &fault.Error{Kind: fault.Invalid, What: "--boot-server", Err: err}
+				}
+				cfg.QEMU = &lab.QEMU{Kernel: f.kernels, Loaders: f.loaders, HTTP: at}
+			}
+			l, err := lab.Start(c.Context(), cfg)
 			if err != nil {
 				return err
 			}
@@ -108,13 +120,17 @@ func labRun(f *labFlags) *cobra.Command {
 		}}
 	c.Flags().StringVar(&f.dhcp, "dhcp-server", lab.DefaultBootServer, "where relays send DHCP")
 	c.Flags().StringVar(&f.tftp, "tftp-server", "127.0.0.1:6969", "where firmware fetches by TFTP")
+	c.Flags().StringVar(&f.http, "boot-server", "127.0.0.1:7080", "where real machines boot over HTTP")
 	f.add(c)
 	return c
 }
 
 func (f *labFlags) add(c *cobra.Command) {
 	c.Flags().IntVar(&f.machines, "machines", 0, "generate a data centre of this many machines")
-	c.Flags().StringVar(&f.example, "example", "story", "without files: story, or story-scarce with fewer machines left")
+	c.Flags().StringVar(&f.example, "example", "story", "without files: story, story-scarce with fewer machines left, or real, made for --qemu")
+	c.Flags().BoolVar(&f.qemu, "qemu", false, "run machines whose hardware type is labelled lab: qemu as QEMU processes that boot a real kernel; needs no root")
+	c.Flags().StringSliceVar(&f.kernels, "qemu-kernel", kernelFolders(), "folders in which to look for an unpacked or installed linux-image")
+	c.Flags().StringVar(&f.loaders, "qemu-loaders", "/usr/lib/ipxe", "folder with iPXE for real machines")
 	c.Flags().DurationVar(&f.post, "post", 0, "time every machine spends in its firmware before it boots")
 }
 
@@ -123,7 +139,19 @@ func (f *labFlags) runArgs(paths []string) []string {
 	if f.example != "" {
 		args = append(args, "--example", f.example)
 	}
+	if f.qemu {
+		args = append(args, "--qemu", "--qemu-loaders", f.loaders, "--qemu-kernel", strings.Join(f.kernels, ","))
+	}
 	return append(args, paths...)
+}
+
+// kernelFolders are where a kernel for real machines is looked for when none is named: where .ci/qemu
+// unpacks one, and where one is installed.
+func kernelFolders() []string {
+	if named := os.Getenv("RERACK_QEMU_KERNEL"); named != "" {
+		return []string{named}
+	}
+	return []string{".cache/qemu", "/"}
 }
 
 func labUp(f *labFlags) *cobra.Command {
@@ -138,6 +166,7 @@ func labUp(f *labFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			s.real = f.qemu
 			if s.ports, err = freePorts(); err != nil {
 				return err
 			}

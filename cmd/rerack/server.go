@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,6 +51,7 @@ type serverConfig struct {
 	dhcp, relays, agentHosts            []string
 	dhcpRelay                           string
 	tftp, bootHTTP, bootURL             string
+	bootAddress                         string
 	logLevel                            string
 }
 
@@ -83,6 +85,7 @@ workflow engine, keys and images. It listens on loopback and serves no DHCP unti
 	f.StringVar(&cfg.tftp, "tftp", "", "address:port of TFTP; empty: none")
 	f.StringVar(&cfg.bootHTTP, "boot-http", "127.0.0.1:7080", "address:port of network boot over HTTP")
 	f.StringVar(&cfg.bootURL, "boot-url", "", "how machines reach it (default http://<boot-http>)")
+	f.StringVar(&cfg.bootAddress, "boot-address", "", "IPv4 address at which machines find relayed DHCP and TFTP, when a router translates it (default: those listened on)")
 	f.StringSliceVar(&cfg.agentHosts, "agent-hosts", nil, "networks where agents of hosts may listen besides the host's own address")
 	f.StringVar(&cfg.logLevel, "log-level", "info", "debug, info, warn or error")
 	return c
@@ -285,6 +288,11 @@ func openBootPlane(ctx context.Context, cfg serverConfig, socks *sockets, st sto
 		return nil, nil, err
 	}
 	c.DHCP, c.TFTPConn, c.HTTPListener = socks.dhcp, socks.tftp, socks.boot
+	if cfg.bootAddress != "" {
+		if c.NextServer, err = netip.ParseAddr(cfg.bootAddress); err != nil {
+			return nil, nil, &fault.Error{Kind: fault.Invalid, What: "--boot-address", Err: err}
+		}
+	}
 	srv, err := bootserver.New(c)
 	return plane, srv, err
 }

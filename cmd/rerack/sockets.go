@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -95,7 +96,13 @@ func (cfg serverConfig) openDHCP(ctx context.Context) (out []dhcp.Listener, err 
 		if err != nil {
 			return out, &fault.Error{Kind: fault.Invalid, What: "listen for relayed DHCP", Err: err}
 		}
-		out = append(out, dhcp.Listener{Name: cfg.dhcpRelay, Conn: conn, ServerID: at.Addr(), Relays: relays})
+		id := at.Addr()
+		if cfg.bootAddress != "" {
+			if id, err = netip.ParseAddr(cfg.bootAddress); err != nil {
+				return out, errors.Join(&fault.Error{Kind: fault.Invalid, What: "--boot-address", Err: err}, conn.Close())
+			}
+		}
+		out = append(out, dhcp.Listener{Name: cfg.dhcpRelay, Conn: conn, ServerID: id, Relays: relays})
 	}
 	for _, d := range cfg.dhcp {
 		name, cidr, _ := strings.Cut(d, "=")

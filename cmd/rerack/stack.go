@@ -26,6 +26,7 @@ import (
 type stack struct {
 	dir   string
 	ports stackPorts
+	real  bool // some of the lab's machines are
 }
 
 // stackPorts are the addresses of a stack on loopback.
@@ -188,7 +189,7 @@ func (s *stack) up(ctx context.Context, labArgs []string) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return &fault.Error{Kind: fault.Invalid, What: "lab directory", Err: err}
 	}
-	args := append([]string{"lab", "run", "--dir", s.dir, "--dhcp-server", s.ports.dhcp, "--tftp-server", s.ports.tftp}, labArgs...)
+	args := append([]string{"lab", "run", "--dir", s.dir, "--dhcp-server", s.ports.dhcp, "--tftp-server", s.ports.tftp, "--boot-server", s.ports.bootHTTP}, labArgs...)
 	if err := s.start("lab", args...); err != nil {
 		return err
 	}
@@ -203,10 +204,13 @@ func (s *stack) up(ctx context.Context, labArgs []string) error {
 
 // startServer starts the control plane for the lab and waits until it serves.
 func (s *stack) startServer(ctx context.Context) error {
-	err := s.start("server", "server", "--data-dir", s.path("data"), "--listen", s.ports.api, "--boot-http", s.ports.bootHTTP,
+	args := []string{"server", "--data-dir", s.path("data"), "--listen", s.ports.api, "--boot-http", s.ports.bootHTTP,
 		"--tftp", s.ports.tftp, "--dhcp-relay-listen", s.ports.dhcp, "--dhcp-relay-from", lab.RelayPrefix.String(),
-		"--secrets", s.path("secrets.json"), "--images", s.path("images"), "--loaders", s.path("loaders"), "--agent-hosts", "127.0.0.0/8", "--device-ca", s.path("ca.pem"))
-	if err != nil {
+		"--secrets", s.path("secrets.json"), "--images", s.path("images"), "--loaders", s.path("loaders"), "--agent-hosts", "127.0.0.0/8", "--device-ca", s.path("ca.pem")}
+	if s.real { // where loopback is out of reach
+		args = append(args, "--boot-url", "http://"+lab.BootAddress.String(), "--boot-address", lab.BootAddress.String())
+	}
+	if err := s.start("server", args...); err != nil {
 		return err
 	}
 	return s.ready(ctx, "server", func() bool {

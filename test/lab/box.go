@@ -75,6 +75,9 @@ func (b *box) reaches() bool {
 // dial connects over the box's own network: nothing passes when the world says so.
 func (b *box) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	d := &net.Dialer{LocalAddr: &net.TCPAddr{IP: b.ownAddress()}}
+	if q := b.lab.cfg.QEMU; q != nil && address == net.JoinHostPort(BootAddress.String(), "80") {
+		address = q.HTTP.String() // the name that the boot server has for real machines
+	}
 	return gatedDial(ctx, d, network, address, b.reaches)
 }
 

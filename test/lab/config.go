@@ -27,6 +27,7 @@ type Config struct {
 	ImageBytes int            // size of each generated boot file; default 64 KiB
 	Profile    string         // vendor habits of the BMCs; default the label bmc-profile of a machine, else "generic"
 	Seed       uint64         // of what is generated but need not be secret: images. 0 is a seed too
+	QEMU       *QEMU          // optional: makes some machines real
 	Logger     *slog.Logger   // default: discards
 }
 
@@ -54,6 +55,11 @@ func (c *Config) Validate() error {
 		return fault.New(fault.Invalid, "lab: Post, PostVM and WriteEvery are not negative")
 	case c.ImageBytes != 0 && c.ImageBytes < minImageBytes:
 		return fault.Newf(fault.Invalid, "lab: ImageBytes is below %d", minImageBytes)
+	}
+	if c.QEMU != nil {
+		if err := c.QEMU.validate(); err != nil {
+			return err
+		}
 	}
 	if !c.BootServer.IsValid() {
 		c.BootServer = netip.MustParseAddrPort(DefaultBootServer)

@@ -130,6 +130,9 @@ func (l *Lab) setFault(kind, name, what, arg string, on bool) error {
 		case kind == "host":
 			return m.setHostFault(what, s)
 		}
+		if m.real != nil && on && what != "no-boot" && what != "slow" {
+			return fault.Newf(fault.Unsupported, "machine %s is real: it has no fault %q", name, what)
+		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		return machineKnobs().apply(&m.faults, what, s)

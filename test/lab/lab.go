@@ -33,6 +33,7 @@ type Lab struct {
 	relays  map[string]netip.Addr // by switch
 	boot    atomic.Pointer[netip.AddrPort]
 	tftp    atomic.Pointer[netip.AddrPort]
+	real    *reality // nil: all machines are simulated
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -83,6 +84,9 @@ func (l *Lab) start(ctx context.Context) (err error) {
 	if err := l.secrets.write(l.cfg.Dir); err != nil {
 		return err
 	}
+	if err := l.buildSystem(); err != nil {
+		return err
+	}
 	if err := l.makeImages(ctx); err != nil {
 		return err
 	}
@@ -95,7 +99,7 @@ func (l *Lab) start(ctx context.Context) (err error) {
 			log: l.log.With("machine", name), disk: l.plan.installs[name]}
 	}
 	for _, f := range []func(context.Context) error{l.startSwitches, l.startFabrics, l.startArrays,
-		func(context.Context) error { return l.startBMCs() }, l.startProxy} {
+		func(context.Context) error { return l.startBMCs() }, l.startProxy, l.startReal} {
 		if err := f(ctx); err != nil {
 			return err
 		}
@@ -135,6 +139,10 @@ func (l *Lab) onEvent(e world.Event) {
 	case world.EventZone, world.EventMask, world.EventRun: // nothing of ours depends on them
 	case world.EventViolation:
 		l.log.Error("a safety rule is broken", "subject", e.Name)
+	}
+	switch e.Kind {
+	case world.EventMachine, world.EventSwitch, world.EventPort:
+		l.followWires()
 	}
 }
 
@@ -226,6 +234,9 @@ func (l *Lab) serviceAt(at netip.AddrPort) (service, error) {
 		}
 		if !owner.listens(at.Port()) {
 			return service{}, errRefused
+		}
+		if l.machines[r.Machine].real != nil {
+			return l.realService(r, owner.vlan, at), nil
 		}
 		return service{Workload: r.Workload, Epoch: r.Epoch, Machine: r.Machine, sick: l.machines[r.Machine].fault().sick}, nil
 	}

@@ -1,6 +1,8 @@
 package lab
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -11,16 +13,36 @@ import (
 const loadersDir = "loaders"
 
 // makeLoaders writes what firmware loads first. The lab's machines have iPXE's behaviour built in, so
-// the content is noise; it is fetched whole all the same.
+// the content is noise; it is fetched whole all the same. Real machines get the real ones.
 func (l *Lab) makeLoaders() error {
 	dir := filepath.Join(l.cfg.Dir, loadersDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fault.Wrap(err, "make boot loaders", dir)
 	}
 	for _, a := range []pxe.Arch{pxe.ArchBIOS, pxe.ArchEFIX64, pxe.ArchEFIARM64} {
-		if err := os.WriteFile(filepath.Join(dir, a.Loader()), l.blob(a.Loader(), "RERACK LAB LOADER"), 0o600); err != nil {
+		loader, err := l.loader(a)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, a.Loader()), loader, 0o600); err != nil {
 			return fault.Wrap(err, "make boot loaders", dir)
 		}
 	}
 	return nil
+}
+
+func (l *Lab) loader(a pxe.Arch) ([]byte, error) {
+	noise := l.blob(a.Loader(), "RERACK LAB LOADER")
+	if l.cfg.QEMU == nil {
+		return noise, nil
+	}
+	path := filepath.Join(l.cfg.QEMU.Loaders, a.Loader())
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && a == pxe.ArchEFIARM64:
+		return noise, nil // Debian 12 has none
+	case err != nil:
+		return nil, &fault.Error{Kind: fault.NotFound, Where: path, What: "read boot loader", Err: err, Next: "install the package ipxe"}
+	}
+	return b, nil
 }

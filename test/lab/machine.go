@@ -10,6 +10,7 @@ import (
 	"rerack.dev/rerack/bmc/driver"
 	"rerack.dev/rerack/hypervisor/hypersim"
 	"rerack.dev/rerack/orchestrator/topology"
+	qemu "rerack.dev/rerack/test/qemu/machine"
 	"rerack.dev/rerack/test/world"
 )
 
@@ -34,6 +35,8 @@ type machine struct {
 	life    world.Life
 	cancel  context.CancelFunc // ends the present life
 	done    chan struct{}      // closed when its goroutine is gone
+	real    *qemu.Machine      // nil: the machine is simulated
+	heardIn *box               // the life that the real machine's console speaks of
 }
 
 // install is an operating system on a machine's own disk: the workload that it was when it was
@@ -85,10 +88,11 @@ func (m *machine) follow() {
 
 func (m *machine) run(ctx context.Context, life world.Life) {
 	b := m.newBox(life)
-	m.mu.Lock()
-	warm := m.disk != nil && m.disk.running
-	m.mu.Unlock()
-	if warm {
+	if m.real != nil {
+		m.runReal(ctx, b)
+		return
+	}
+	if m.warm() {
 		m.runDisk(ctx, b)
 		return
 	}
@@ -133,16 +137,29 @@ func (m *machine) installed() bool {
 	return m.disk != nil
 }
 
-// runDisk runs what was installed on the machine's own disk.
-func (m *machine) runDisk(ctx context.Context, b *box) {
+// warm says whether the machine's own system is up already: the lab starts in the middle of its life.
+func (m *machine) warm() bool {
 	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.disk != nil && m.disk.running
+}
+
+// takeInstall returns what is on the machine's own disk, which from now on starts cold; nil is nothing.
+func (m *machine) takeInstall() *install {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	on := m.disk
 	if on != nil {
 		own := *on
 		own.running = false
 		m.disk = &own
 	}
-	m.mu.Unlock()
+	return on
+}
+
+// runDisk runs what was installed on the machine's own disk.
+func (m *machine) runDisk(ctx context.Context, b *box) {
+	on := m.takeInstall()
 	if on == nil {
 		b.enter("no boot device")
 		<-ctx.Done()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/test/qemu/gateway"
 )
 
 // SOCKS protocol numbers: RFC 1928 sections 3 to 6.
@@ -44,6 +45,8 @@ type probeProxy struct {
 	web   *http.Server
 	feed  *connFeed
 	wg    sync.WaitGroup
+	ctx   context.Context // ends with close
+	end   context.CancelFunc
 }
 
 // service is what answers at an address.
@@ -52,6 +55,7 @@ type service struct {
 	Epoch    uint64 `json:"epoch"`
 	Machine  string `json:"machine"`
 	sick     bool
+	dial     func() (net.Conn, error) // nil: it is simulated
 }
 
 // errRefused is returned by reach when the host is there and nothing listens on the port.
@@ -59,6 +63,7 @@ var errRefused = errors.New("connection refused")
 
 func startProbeProxy(ln net.Listener, reach func(netip.AddrPort) (service, error), log *slog.Logger) *probeProxy {
 	p := &probeProxy{ln: ln, reach: reach, log: log, feed: newConnFeed(ln.Addr())}
+	p.ctx, p.end = context.WithCancel(context.Background())
 	p.web = &http.Server{
 		Handler: http.HandlerFunc(p.answer), ReadHeaderTimeout: socksTimeout, IdleTimeout: time.Minute,
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -97,13 +102,21 @@ func (p *probeProxy) negotiate(c net.Conn) error {
 		return err
 	}
 	to, code, err := readSocks(c)
+	var inside net.Conn // to a real machine
 	if err == nil {
-		if _, rerr := p.reach(to); rerr != nil {
+		s, rerr := p.reach(to)
+		if rerr == nil && s.dial != nil {
+			inside, rerr = s.dial()
+		}
+		if rerr != nil {
 			code, err = socksUnreachable, rerr
 			if errors.Is(rerr, errRefused) {
 				code = socksRefused
 			}
 		}
+	}
+	if inside != nil {
+		defer inside.Close()
 	}
 	if code == socksNoMethod {
 		return err
@@ -117,6 +130,10 @@ func (p *probeProxy) negotiate(c net.Conn) error {
 	}
 	if err := c.SetDeadline(time.Time{}); err != nil {
 		return err
+	}
+	if inside != nil {
+		gateway.Splice(p.ctx, c, inside)
+		return nil
 	}
 	return p.feed.push(&probeConn{c, to})
 }
@@ -199,7 +216,7 @@ func (p *probeProxy) answer(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	s, err := p.reach(c.to)
-	if err != nil {
+	if err != nil || s.dial != nil {
 		panic(http.ErrAbortHandler) // closes the connection without an answer
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -210,6 +227,7 @@ func (p *probeProxy) answer(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *probeProxy) close() error {
+	p.end()
 	err := errors.Join(p.ln.Close(), p.feed.Close(), p.web.Close())
 	p.wg.Wait()
 	if errors.Is(err, net.ErrClosed) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/pxe"
@@ -31,12 +32,12 @@ func (l *Lab) makeImages(ctx context.Context) error {
 	defer store.Close()
 	l.catalog = map[pxe.Digest]string{}
 	made := map[string]topology.Digest{}
-	blob := func(name string, was topology.Digest, head string) (topology.Digest, error) {
+	blob := func(img topology.Image, name string, was topology.Digest, head string) (topology.Digest, error) {
 		key := string(was) + head
 		if d, ok := made[key]; was != "" && ok {
 			return d, nil
 		}
-		d, err := store.Import(ctx, name, bytes.NewReader(l.blob(name, head)), "")
+		d, err := store.Import(ctx, name, bytes.NewReader(l.contentOf(img, name, head)), "")
 		made[key], l.catalog[d] = topology.Digest(d), head
 		return topology.Digest(d), err
 	}
@@ -50,20 +51,31 @@ func (l *Lab) makeImages(ctx context.Context) error {
 			system = systemHyper
 		case topology.ImageKernel:
 		}
-		if img.Spec.Kernel, err = blob(name+".kernel", img.Spec.Kernel, kernelMagic+string(img.Spec.Arch)); err != nil {
+		if img.Spec.Kernel, err = blob(img, name+".kernel", img.Spec.Kernel, kernelMagic+string(img.Spec.Arch)); err != nil {
 			return err
 		}
 		if len(img.Spec.Initrds) == 0 {
 			img.Spec.Initrds = []topology.Digest{""}
 		}
 		for i, was := range img.Spec.Initrds {
-			if img.Spec.Initrds[i], err = blob(fmt.Sprintf("%s.initrd%d", name, i), was, initrdMagic+system); err != nil {
+			if img.Spec.Initrds[i], err = blob(img, fmt.Sprintf("%s.initrd%d", name, i), was, initrdMagic+system); err != nil {
 				return err
 			}
 		}
 		l.topo.Images[name] = img
 	}
 	return nil
+}
+
+// contentOf is a boot file: of the real test system, or made up.
+func (l *Lab) contentOf(img topology.Image, name, head string) []byte {
+	switch {
+	case !l.isRealImage(img):
+		return l.blob(name, head)
+	case strings.HasPrefix(head, kernelMagic):
+		return l.real.kernel
+	}
+	return l.real.initrd
 }
 
 // blob is a file that starts with its head and goes on with noise drawn from the lab's seed.
