@@ -236,16 +236,20 @@ func (a *Activities) JudgeFences(ctx context.Context, in JudgeInput) ([]string, 
 	var met []string
 	for _, w := range in.Workloads {
 		ok, why, err := a.fencedEnough(ctx, in, w)
+		if err == nil && ok {
+			err = state.CutOff(ctx, a.Store, w, in.Run, in.Epoch)
+		}
+		if fault.Is(err, fault.Stale) {
+			if err := a.overtaken(ctx, in.Run, w); err != nil {
+				return nil, toTemporal(err)
+			}
+			continue
+		}
 		if err != nil {
 			return nil, toTemporal(err)
 		}
 		if !ok && in.PowerPending {
 			continue
-		}
-		if ok {
-			if err := state.CutOff(ctx, a.Store, w, in.Run, in.Epoch); err != nil {
-				return nil, toTemporal(err)
-			}
 		}
 		if err := a.result(ctx, in.Run, w, func(r *state.Result) {
 			if ok {
@@ -274,6 +278,8 @@ func (a *Activities) fencedEnough(ctx context.Context, in JudgeInput, w string) 
 	}
 	former := l.LastHolder().Machine
 	switch {
+	case l.Epoch > in.Epoch:
+		return false, "", &fault.Error{Kind: fault.Stale, Where: "lease of " + w, What: "judge its fences", Evidence: "it belongs to run " + l.Run}
 	case former == "":
 		return true, "", nil // it ran nowhere since the last fence
 	case slices.Contains(in.Machines, former):

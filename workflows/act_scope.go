@@ -171,8 +171,9 @@ func (a *Activities) addFormer(s *Scope, leases []state.Lease) {
 }
 
 // TakeOver raises every affected workload's lease to the run's epoch and writes down, before anything
-// is touched, that the domain's machines are being fenced.
-func (a *Activities) TakeOver(ctx context.Context, id string, s Scope) error {
+// is touched, that the domain's machines are being fenced. It returns the workloads that a newer run, on a
+// domain that overlaps with this one, has already: they are that run's.
+func (a *Activities) TakeOver(ctx context.Context, id string, s Scope) (others []string, err error) {
 	defer beating(ctx)()
 	now := a.Now()
 	t := a.Topology()
@@ -186,26 +187,45 @@ func (a *Activities) TakeOver(ctx context.Context, id string, s Scope) error {
 			return nil
 		})
 		if err != nil {
-			return toTemporal(err)
+			return nil, toTemporal(err)
 		}
 	}
 	for _, w := range s.Affected {
-		if _, err := state.TakeLease(ctx, a.Store, w.Workload, id, s.Epoch, now); err != nil {
-			return toTemporal(err)
+		_, err := state.TakeLease(ctx, a.Store, w.Workload, id, s.Epoch, now)
+		if fault.Is(err, fault.Stale) {
+			if err := a.overtaken(ctx, id, w.Workload); err != nil {
+				return nil, toTemporal(err)
+			}
+			others = append(others, w.Workload)
+			continue
+		}
+		if err != nil {
+			return nil, toTemporal(err)
 		}
 		if w.From == (policies.Where{}) {
 			if err := state.CutOff(ctx, a.Store, w.Workload, id, s.Epoch); err != nil {
-				return toTemporal(err)
+				return nil, toTemporal(err)
 			}
 		}
-		err := a.result(ctx, id, w.Workload, func(r *state.Result) {
+		err = a.result(ctx, id, w.Workload, func(r *state.Result) {
 			r.From, r.State, r.Priority = w.From.Machine, "fencing", t.Workloads[w.Workload].Spec.Priority
 		})
 		if err != nil {
-			return toTemporal(err)
+			return nil, toTemporal(err)
 		}
 	}
-	return nil
+	return others, nil
+}
+
+// overtaken writes into the run's report that a newer run has taken a workload.
+func (a *Activities) overtaken(ctx context.Context, id, w string) error {
+	l, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+w)
+	if err != nil {
+		return err
+	}
+	return a.result(ctx, id, w, func(r *state.Result) {
+		r.State, r.Constraint, r.Reason = "left-out", "other run", "run "+l.Run+" has taken it; see there"
+	})
 }
 
 // RecordPhase writes a phase's begin or end into the run.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	fabric "rerack.dev/rerack/fabric/driver"
+	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/store"
 	san "rerack.dev/rerack/sanzoning/driver"
@@ -92,7 +93,9 @@ func (a *Activities) Retire(ctx context.Context, in RetireInput) (cut []string, 
 // withdraw takes the lease back from where the workload was to run. A machine that was held for it, was
 // never given anything to boot, and was seen to stop, has no part in its identity: it is good for another.
 func (a *Activities) withdraw(ctx context.Context, in RetireInput, w string, now time.Time) error {
-	if err := state.WithdrawLease(ctx, a.Store, w, in.Run, in.Epoch, now); err != nil {
+	if err := state.WithdrawLease(ctx, a.Store, w, in.Run, in.Epoch, now); fault.Is(err, fault.Stale) {
+		return nil // a newer run has it
+	} else if err != nil {
 		return err
 	}
 	res, _, err := state.Load[state.Result](ctx, a.Store, state.ResultsAt+in.Run+"/"+w)

@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -120,9 +121,11 @@ func (r *recovery) run(ctx workflow.Context) (RecoverResult, error) {
 		r.pending = append(r.pending, a.Workload)
 	}
 	err := r.phase(ctx, "fence", func() (string, error) {
-		if err := workflow.ExecuteActivity(quick(ctx), (*Activities).TakeOver, r.in.Run, r.scope).Get(ctx, nil); err != nil {
+		var others []string
+		if err := workflow.ExecuteActivity(quick(ctx), (*Activities).TakeOver, r.in.Run, r.scope).Get(ctx, &others); err != nil {
 			return "", err
 		}
+		r.pending = slices.DeleteFunc(r.pending, func(w string) bool { return slices.Contains(others, w) })
 		met, late, err := fence(ctx, r.in.Run, r.scope, r.scope.Machines, r.pending)
 		if err != nil {
 			return "", err

@@ -163,8 +163,8 @@ func printReport(w io.Writer, v api.RunView) {
 }
 
 func printFigures(w io.Writer, rep recovery.Report) {
-	fmt.Fprintf(w, "\nDetection %s; verdict to end %s, of which the machines' firmware takes %s and our software %s\n",
-		short(rep.Detection), short(rep.Total), short(rep.Hardware), short(rep.Own))
+	fmt.Fprintf(w, "\nDetection %s; verdict to the last healthy workload %s, of which the machines' firmware takes %s and our software %s; to the end %s\n",
+		short(rep.Detection), short(rep.Restored), short(rep.Hardware), short(rep.Own), short(rep.Total))
 }
 
 func printResults(w io.Writer, v api.RunView) {

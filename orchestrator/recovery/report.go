@@ -17,8 +17,9 @@ type Report struct {
 	Hosts     int           `json:"hosts"`
 	Detection time.Duration `json:"detectionNs" doc:"First sign of the failure, or the request if that came first, to the verdict"`
 	Total     time.Duration `json:"totalNs" doc:"Verdict to end"`
+	Restored  time.Duration `json:"restoredNs" doc:"Verdict to the last workload that became healthy; what follows is waiting for the power of machines that do not answer"`
 	Hardware  time.Duration `json:"hardwareNs" doc:"Longest time in firmware that no order of starting could save: power-on to the first DHCP packet of a machine, and for a VM that of its host before it"`
-	Own       time.Duration `json:"ownNs" doc:"Total less Hardware: what the software took"`
+	Own       time.Duration `json:"ownNs" doc:"Restored less Hardware: what the software took"`
 }
 
 // Summarize works the figures out.
@@ -60,8 +61,23 @@ func Summarize(r state.Run, results []state.Result) Report {
 		}
 		out.Hardware = max(out.Hardware, d)
 	}
-	out.Own = max(out.Total-out.Hardware, 0)
+	if out.Total > 0 {
+		out.Restored = out.Total
+		if last := lastHealthy(by); !last.IsZero() {
+			out.Restored = out.Total - r.Ended.Sub(last)
+		}
+	}
+	out.Own = max(out.Restored-out.Hardware, 0)
 	return out
+}
+
+func lastHealthy(results map[string]state.Result) (last time.Time) {
+	for _, r := range results {
+		if at := r.Times["healthy"]; r.State == "healthy" && at.After(last) {
+			last = at
+		}
+	}
+	return last
 }
 
 // firstSign is since when a BMC or a link of the verdict's evidence has been down, or the request if

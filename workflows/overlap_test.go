@@ -1,0 +1,51 @@
+package workflows_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"rerack.dev/rerack/orchestrator/recovery"
+	"rerack.dev/rerack/orchestrator/state"
+)
+
+// A newer run, on a domain that overlaps, takes a workload at some step of this run: it is that run's from
+// then on, the report says so, and all others come back as if nothing had happened.
+func TestOverlappingRun(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{"TakeOver#1", "FencePower#1", "JudgeFences#1", "Plan#1", "PrepareBoot(mail)#1", "StartVM(mail)#1", "Verify(mail)#1"} {
+		t.Run(at, func(t *testing.T) {
+			t.Parallel()
+			r := newTrial(t, small(t)).burn()
+			hit := false
+			e := r.recover(recovery.Request{}, func(ctx context.Context, step string, _ int, do func() (any, error)) (any, error) {
+				if step == at && !hit {
+					hit = true
+					if _, err := state.TakeLease(ctx, r.kv, "mail", "feed-1-1", 99, r.dc.Now()); err != nil {
+						t.Error(err)
+					}
+				}
+				return do()
+			})
+			if !hit {
+				t.Fatal("the step did not happen")
+			}
+			if e.run.State != state.RunPartial || e.res.Recovered != 3 {
+				t.Errorf("%s: %s; %+v", e.run.State, e.run.Reason, e.results)
+			}
+			mail := e.results["mail"]
+			if mail.State != "left-out" || !strings.Contains(mail.Reason+strings.Join(mail.Tried, " "), "feed-1-1") {
+				t.Errorf("mail: %+v", mail)
+			}
+			if l := r.leases()["mail"]; l.Epoch != 99 || l.Run != "feed-1-1" || l.Healthy {
+				t.Errorf("the other run's lease: %+v", l)
+			}
+			if up, _ := r.healthy([]string{"mail"}); len(up) > 0 {
+				t.Error("mail was started although it is another run's")
+			}
+			for _, v := range r.dc.World.Check() {
+				t.Errorf("%s broken: %s: %s", v.Rule, v.Subject, v.Detail)
+			}
+		})
+	}
+}
