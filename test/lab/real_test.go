@@ -1,0 +1,94 @@
+package lab_test
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"rerack.dev/rerack/fabric/driver"
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/test/lab"
+	"rerack.dev/rerack/test/qemu/qemutest"
+)
+
+// small is the example whose machines can be real.
+func small(t testing.TB) *topology.Topology {
+	t.Helper()
+	topo, err := topology.LoadFS(os.DirFS("../../examples"), "real")
+	must(t, err)
+	return topo
+}
+
+func TestTheRealExampleCanBeSimulated(t *testing.T) {
+	l := start(t, small(t), nil)
+	eventually(t, "web1 serves", func() bool { return l.Status().Serving == 1 })
+	if status := probe(t, l, "10.2.10.11:80"); status != 200 {
+		t.Errorf("web1 answers %d", status)
+	}
+	clean(t, l)
+}
+
+// TestARealMachineFollowsTheWorld starts the installed system of a machine in QEMU, and closes and opens its
+// port at the simulated switch with the product's driver.
+func TestARealMachineFollowsTheWorld(t *testing.T) {
+	qemutest.QEMU(t)
+	src := qemutest.Sources(t)
+	dir := t.TempDir()
+	l := start(t, small(t), func(c *lab.Config) {
+		c.Dir = dir
+		c.QEMU = &lab.QEMU{Kernel: []string{filepath.Dir(filepath.Dir(src.Kernel))}, Loaders: qemutest.Loaders(t), HTTP: netip.MustParseAddrPort("127.0.0.1:9")}
+	})
+	defer func() {
+		if t.Failed() {
+			said, _ := os.ReadFile(filepath.Join(dir, "qemu", "a01.console"))
+			t.Logf("console of a01:\n%s", said)
+		}
+	}()
+	eventually(t, "web1 serves", func() bool { return l.Status().Serving == 1 })
+	h := l.World().Holders("web1")
+	if len(h) != 1 || h[0].Machine != "a01" || h[0].Epoch != 1 {
+		t.Errorf("holders of web1: %+v", h)
+	}
+	const at = "10.2.10.11:80"
+	if status := probe(t, l, at); status != 200 {
+		t.Errorf("web1 answers %d", status)
+	}
+	tor := switchOf(t, l, "tor-a")
+	for _, c := range []struct {
+		set  driver.Setting
+		want bool
+	}{{driver.Setting{Port: "p1", Shut: true, Epoch: 2}, false}, {driver.Setting{Port: "p1", Untagged: 120, Epoch: 3}, false},
+		{driver.Setting{Port: "p1", Untagged: 110, Epoch: 4}, true}} {
+		_, err := tor.Apply(t.Context(), driver.Change{Owner: "r/1", Settings: []driver.Setting{c.set}})
+		must(t, err)
+		if status := probe(t, l, at); (status == 200) != c.want {
+			t.Errorf("with the port at %+v web1 answers %d", c.set, status)
+		}
+	}
+	if err := l.Fault("machine", "a01", "panic", ""); !fault.Is(err, fault.Unsupported) {
+		t.Errorf("a fault that real machines have not: %v", err)
+	}
+	must(t, l.Burn("rack-a"))
+	eventually(t, "web1 is gone", func() bool { return len(l.World().Holders("web1")) == 0 })
+	if status := probe(t, l, at); status == 200 {
+		t.Error("web1 answers from the ashes")
+	}
+	must(t, l.RestorePower("rack-a"))
+	eventually(t, "the old system is back", func() bool { return l.Status().Serving == 1 })
+}
+
+func TestQEMUConfig(t *testing.T) {
+	for key, q := range map[string]lab.QEMU{
+		"QEMU.Kernel":  {Loaders: "/x", HTTP: netip.MustParseAddrPort("127.0.0.1:1")},
+		"QEMU.Loaders": {Kernel: []string{"/"}, HTTP: netip.MustParseAddrPort("127.0.0.1:1")},
+		"QEMU.HTTP":    {Kernel: []string{"/"}, Loaders: "/x"},
+	} {
+		_, err := lab.Start(t.Context(), lab.Config{Topology: small(t), Dir: t.TempDir(), QEMU: &q})
+		if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), key) {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+}
