@@ -1,5 +1,7 @@
 # DHCP with 10,000 reservations beside coredhcp, loaded by Kea's perfdhcp as a relay.
 
+answers() { inside "$1" timeout 5 perfdhcp -4 -r 50 -n 10 -R 1000 -l 10.200.0.2 10.200.0.1 | grep '^received packets: [1-9]'; }
+
 bench_dhcp() {
   local n=10000 clients=5000 rate=500 seconds=4 i p a b out
   # perfdhcp adds a client's number to 00:0c:01:02:03:04, where the last byte overflows without a carry, so
@@ -25,7 +27,7 @@ YML
   pair peer
   start peer-s dhcp-peer "$cache/coredhcp" -c "$work/coredhcp.yml" -L error
   server[peer]=$pid
-  for p in ours peer; do until_ok inside $p-c timeout 5 perfdhcp -4 -r 50 -n 10 -R 1000 -l 10.200.0.2 10.200.0.1; done
+  for p in ours peer; do until_ok answers $p-c; done
 
   for i in $(seq "$ROUNDS"); do
     for p in ours peer; do
@@ -38,7 +40,7 @@ YML
     done
   done
   compare "DHCP: $n reservations, CPU us per DORA, coredhcp" "$(median dhcp-cpu-ours)" "$(median dhcp-cpu-peer)" '<=' 1.0
-  row "DHCP: exchanges not finished at $rate/s, all rounds" "$(total dhcp-lost-ours)" "$(total dhcp-lost-peer)" "" "" ""
+  none "DHCP: exchanges not finished at $rate/s, all rounds" "$(total dhcp-lost-ours)" "$(total dhcp-lost-peer)"
 
   for i in $(seq "$ROUNDS"); do
     for p in ours peer; do
@@ -47,4 +49,6 @@ YML
     done
   done
   compare "DHCP: storm of $clients clients, ms until all have leases" "$(median dhcp-storm-ours)" "$(median dhcp-storm-peer)" '<=' 1.0
+  # What is lost beyond this is lost by perfdhcp's own socket, and asked for again.
+  none "DHCP: messages lost by the server's socket, all rounds" "$(overrun ours-s)" "$(overrun peer-s)"
 }

@@ -38,9 +38,10 @@ LAN
   compare "IPMI: the same on held sessions, ipmipower logging in" "$(median ipmi-held-ours)" "$(median ipmi-cold-peer)" '<=' 0.2
 
   # The same good BMCs with and without silent ones among them. Round 0 logs in, round 1 holds sessions;
-  # the silent ones are asked in both, because it takes three silences until they are left alone.
+  # the silent ones are asked in both, because it takes three silences until they are left alone. Rounds keep
+  # a pace, so that the second one finds the simulators equally asleep, however long the first took.
   local good=$((n - 5)) k
-  mine=("$ours" poll -n $good -user $user -password $password -rounds 2 -timeout 500ms -first 127.77.0.6)
+  mine=("$ours" poll -n $good -user $user -password $password -rounds 2 -every 700ms -timeout 500ms -first 127.77.0.6)
   for i in $(seq $((3 * ROUNDS))); do
     for k in 0 5; do
       out=$(inside bmc "${mine[@]}" -holes $k)

@@ -41,7 +41,10 @@ until_ok() {
 # spent PID prints the CPU time of a process in ns, all threads.
 spent() { cat /proc/"$1"/task/*/schedstat | awk '{s += $1} END {printf "%.0f", s}'; }
 
-# note NAME VALUE keeps the figure of a round; median NAME and least NAME read them.
+# overrun SPACE prints how many datagrams found the buffers of its UDP sockets full.
+overrun() { inside "$1" awk 'NR > 1 {s += $NF} END {print s + 0}' /proc/net/udp; }
+
+# note NAME VALUE keeps the figure of a round; median NAME and total NAME read them.
 note() { echo "$2" >>"$work/figure-$1"; }
 median() { sort -g "$work/figure-$1" | awk '{a[NR] = $1} END {print (a[int((NR + 1) / 2)] + a[int(NR / 2) + 1]) / 2}'; }
 total() { awk '{s += $1} END {print s + 0}' "$work/figure-$1"; }
@@ -57,4 +60,11 @@ compare() {
   ratio=$(awk -v a="$2" -v b="$3" 'BEGIN {printf "%.2f", a / b}')
   awk -v a="$2" -v b="$3" -v t="$5" -v op="$4" 'BEGIN {exit !(op == "<=" ? a <= t * b : a >= t * b)}' || { verdict=missed; missed=$((missed + 1)); }
   row "$1" "$(printf '%.4g' "$2")" "$(printf '%.4g' "$3")" "$ratio" "$4 $5" "$verdict"
+}
+
+# none TEXT OURS PEER prints a row of which ours must be 0.
+none() {
+  local verdict=met
+  [ "$2" = 0 ] || { verdict=missed; missed=$((missed + 1)); }
+  row "$1" "$2" "$3" "" "0" "$verdict"
 }

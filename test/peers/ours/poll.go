@@ -2,15 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
 	"rerack.dev/rerack/bmc"
@@ -27,6 +23,7 @@ func poll(ctx context.Context, args []string) error {
 	user := set.String("user", "admin", "")
 	password := set.String("password", "", "")
 	rounds := set.Int("rounds", 1, "of polls; the first logs in")
+	every := set.Duration("every", 0, "from the start of a round to that of the next, at least")
 	timeout := set.Duration("timeout", 5*time.Second, "of one read")
 	_ = set.Parse(args) // it exits
 	addr, err := netip.ParseAddr(*first)
@@ -55,7 +52,12 @@ func poll(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	pace := time.NewTicker(max(*every, time.Nanosecond))
+	defer pace.Stop()
 	for i := range *rounds {
+		if i > 0 {
+			<-pace.C
+		}
 		begin, before := time.Now(), cpuTime()
 		var last time.Duration
 		good, failure := 0, error(nil)
@@ -73,25 +75,4 @@ func poll(ctx context.Context, args []string) error {
 		fmt.Printf("round=%d last_ms=%.3f cpu_ms=%.3f good=%d\n", i, ms(last), ms(cpuTime()-before), good)
 	}
 	return fleet.Close(ctx)
-}
-
-// cpuTime is what this process has used.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(errors.Join(errors.New("getrusage of oneself"), err)) // it cannot fail
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-// windowOf finds the windowsize in the options of an OACK; 0 when it is not there.
-func windowOf(options string) int {
-	f := strings.Split(options, "\x00")
-	for i := 0; i+1 < len(f); i += 2 {
-		if strings.EqualFold(f[i], "windowsize") {
-			v, _ := strconv.Atoi(f[i+1]) // not a number is not granted
-			return v
-		}
-	}
-	return 0
 }

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -129,4 +131,16 @@ func (s *spied) ReadFrom(b []byte) (int, net.Addr, error) {
 		*s.window = windowOf(string(b[2:n]))
 	}
 	return n, from, err
+}
+
+// windowOf finds the windowsize in the options of an OACK; 0 when it is not there.
+func windowOf(options string) int {
+	f := strings.Split(options, "\x00")
+	for i := 0; i+1 < len(f); i += 2 {
+		if strings.EqualFold(f[i], "windowsize") {
+			v, _ := strconv.Atoi(f[i+1]) // not a number is not granted
+			return v
+		}
+	}
+	return 0
 }
