@@ -42,7 +42,7 @@ LAN
   # a pace, so that the second one finds the simulators equally asleep, however long the first took.
   local good=$((n - 5)) k
   mine=("$ours" poll -n $good -user $user -password $password -rounds 2 -every 700ms -timeout 500ms -first 127.77.0.6)
-  for i in $(seq $((3 * ROUNDS))); do
+  for i in $(seq $((5 * ROUNDS))); do
     for k in 0 5; do
       out=$(inside bmc "${mine[@]}" -holes $k)
       note "ipmi-login-$k" "$(grep '^round=0' <<<"$out" | value last_ms)"
