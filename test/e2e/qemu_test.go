@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -80,13 +81,19 @@ func TestRealMachines(t *testing.T) {
 	if placed > slack(realPlacement) || recovered > slack(realRecovery) {
 		t.Errorf("placing took %s and recovering %s; allowed are %s and %s", placed, recovered, slack(realPlacement), slack(realRecovery))
 	}
+	// A lab that is killed takes its machines along.
 	left := e.emulators()
-	e.run("lab", "down")
-	for _, pid := range left {
-		if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.Contains(string(line), "qemu-system") {
-			t.Errorf("process %d runs on without its lab", pid)
-		}
+	if err := syscall.Kill(e.pid("lab"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
 	}
+	e.until(10*time.Second, "no machine outlives its lab", func() bool {
+		for _, pid := range left {
+			if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.Contains(string(line), "qemu-system") {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // emulators are the processes of real machines that are on.
