@@ -170,9 +170,13 @@ func exportCommand(g *global) *cobra.Command {
 }
 
 func explainCommand(g *global) *cobra.Command {
-	return &cobra.Command{Use: "explain FIELD", Short: "Say what a kind or field means; needs no server", Args: cobra.ExactArgs(1),
-		Example: "  rerack explain machine\n  rerack explain machine.spec.nics.mac",
+	return &cobra.Command{Use: "explain [FIELD]", Short: "Say what a kind or field means; needs no server", Args: cobra.MaximumNArgs(1),
+		Example: "  rerack explain\n  rerack explain machine\n  rerack explain machine.spec.nics.mac",
 		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				d := topology.ExplainAll()
+				return g.show(c.OutOrStdout(), d, func(w io.Writer) { fmt.Fprint(w, d.String()) })
+			}
 			kind, rest, _ := strings.Cut(args[0], ".")
 			if k, err := kindNamed(kind); err == nil {
 				kind = strings.ToLower(string(k))

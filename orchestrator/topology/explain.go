@@ -71,6 +71,15 @@ func Explain(path string) (Doc, error) {
 	return d, nil
 }
 
+// ExplainAll names every kind.
+func ExplainAll() Doc {
+	d := Doc{Path: "topology", Type: "documents", Doc: "One YAML document for each object: apiVersion, kind, metadata, spec"}
+	for _, k := range kindModels {
+		d.Fields = append(d.Fields, Doc{Path: strings.ToLower(string(k.kind)), Type: "object", Doc: k.doc})
+	}
+	return d
+}
+
 func kindOfAnyCase(s string) *kindModel {
 	for i := range kindModels {
 		if k := string(kindModels[i].kind); strings.EqualFold(k, s) || strings.EqualFold(plural(k), s) {
