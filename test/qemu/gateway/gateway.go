@@ -142,22 +142,30 @@ func addrOf(a net.Addr) (netip.Addr, bool) {
 const dialTimeout = 10 * time.Second
 
 func (g *Gateway) forwardHTTP() {
+	ServeTCP(g.ctx, g.web, func(ctx context.Context, from net.Addr) (net.Conn, error) {
+		d := net.Dialer{Timeout: dialTimeout, LocalAddr: &net.TCPAddr{IP: g.source(from)}}
+		return d.DialContext(ctx, "tcp4", g.cfg.Servers().HTTP.String())
+	}, g.cfg.Logger)
+}
+
+// ServeTCP connects everyone who comes to l with what dial returns for him, until l is closed. It waits
+// for the connections to end, which they do when ctx does.
+func ServeTCP(ctx context.Context, l net.Listener, dial func(ctx context.Context, from net.Addr) (net.Conn, error), log *slog.Logger) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for {
-		c, err := g.web.Accept()
+		c, err := l.Accept()
 		if err != nil {
 			return
 		}
-		g.wg.Go(func() {
+		wg.Go(func() {
 			defer c.Close()
-			d := net.Dialer{Timeout: dialTimeout, LocalAddr: &net.TCPAddr{IP: g.source(c.RemoteAddr())}}
-			to := g.cfg.Servers().HTTP
-			up, err := d.DialContext(g.ctx, "tcp4", to.String())
+			up, err := dial(ctx, c.RemoteAddr())
 			if err != nil {
-				g.cfg.Logger.Warn("boot server not reached", "from", c.RemoteAddr().String(), "server", to, "err", err)
+				log.Warn("connection not forwarded", "from", c.RemoteAddr().String(), "to", c.LocalAddr().String(), "err", err)
 				return
 			}
-			defer up.Close()
-			Splice(g.ctx, c, up)
+			Splice(ctx, c, up)
 		})
 	}
 }

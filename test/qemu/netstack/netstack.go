@@ -247,6 +247,23 @@ func (h *Host) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return newConn(c), nil
 }
 
+// EthernetOf returns the Ethernet address behind an address on the link, as far as ARP knows it: of everyone
+// who ever sent us something, and who did not move since.
+func (h *Host) EthernetOf(addr netip.Addr) (mac vswitch.MAC, ok bool) {
+	known, e := h.stack.Neighbors(nicID, ipv4.ProtocolNumber)
+	if e != nil || !addr.Unmap().Is4() {
+		return mac, false
+	}
+	want := tcpip.AddrFrom4(addr.Unmap().As4())
+	for _, n := range known {
+		if n.Addr == want && len(n.LinkAddr) == len(mac) {
+			copy(mac[:], n.LinkAddr)
+			return mac, true
+		}
+	}
+	return mac, false
+}
+
 func full(a netip.AddrPort) tcpip.FullAddress {
 	f := tcpip.FullAddress{NIC: nicID, Port: a.Port()}
 	if ip := a.Addr().Unmap(); ip.Is4() && !ip.IsUnspecified() {

@@ -54,6 +54,9 @@ func TestServesOnItsVLANOnly(t *testing.T) {
 	if _, err := server.Listen(at); !fault.Is(err, fault.Busy) {
 		t.Errorf("a second listener: %v", err)
 	}
+	if _, ok := server.EthernetOf(netip.MustParseAddr("10.1.0.2")); ok {
+		t.Error("a host that never sent anything is known")
+	}
 	body := bytes.Repeat([]byte("rerack "), 50000)
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) }), ReadHeaderTimeout: time.Minute}
 	done := make(chan error, 1)
@@ -69,6 +72,9 @@ func TestServesOnItsVLANOnly(t *testing.T) {
 	must(t, errors.Join(err, resp.Body.Close()))
 	if !bytes.Equal(got, body) {
 		t.Errorf("%d bytes came of %d", len(got), len(body))
+	}
+	if mac, ok := server.EthernetOf(netip.MustParseAddr("10.1.0.2")); !ok || mac != (vswitch.MAC{2, 0, 0, 1, 0, 2}) {
+		t.Errorf("the client is at %x, %v", mac, ok)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
