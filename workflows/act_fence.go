@@ -133,20 +133,35 @@ func (a *Activities) planNetworkFence(in FenceInput) NetworkFence {
 	return out
 }
 
+// on lists the ports to close on one switch.
+func (f NetworkFence) on(sw string) []policies.PortRef {
+	var out []policies.PortRef
+	for _, iso := range f.Isolations {
+		for _, p := range iso.Ports {
+			if p.Switch == sw && !slices.Contains(out, p) {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}
+
 // FenceSwitch closes the ports on one switch that its share of the network fence names, in one commit.
 func (a *Activities) FenceSwitch(ctx context.Context, in FenceInput) error {
 	dev, done := atDevices(ctx)
 	defer done()
-	plan := a.planNetworkFence(in)
+	// What answers now may differ from what answered when the fence was planned, and what was planned
+	// will be taken for closed.
+	ports := in.Ports
+	if len(ports) == 0 { // asked for by an older version
+		ports = a.planNetworkFence(in).on(in.Device)
+	}
+	if len(ports) == 0 {
+		return toTemporal(&fault.Error{Kind: fault.Conflict, Where: "switch " + in.Device, What: "close ports", Evidence: "none is named any more"})
+	}
 	c := fabric.Change{Owner: in.Run}
-	seen := map[string]bool{}
-	for _, iso := range plan.Isolations {
-		for _, p := range iso.Ports {
-			if p.Switch == in.Device && !seen[p.Port] {
-				seen[p.Port] = true
-				c.Settings = append(c.Settings, fabric.Setting{Port: p.Port, Shut: true, Epoch: in.Epoch})
-			}
-		}
+	for _, p := range ports {
+		c.Settings = append(c.Settings, fabric.Setting{Port: p.Port, Shut: true, Epoch: in.Epoch})
 	}
 	sort.Slice(c.Settings, func(i, j int) bool { return c.Settings[i].Port < c.Settings[j].Port })
 	return late(ctx, a.applySwitch(dev, in.Device, c))

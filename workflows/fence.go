@@ -23,6 +23,8 @@ type FenceInput struct {
 	Workloads []string `json:"workloads"` // whose volumes are taken away from everybody
 	Device    string   `json:"device,omitempty"`
 	Dead      []string `json:"dead,omitempty"` // switches that do not answer
+	// Ports are what to close on the device: exactly those that are taken for closed when it is done.
+	Ports []policies.PortRef `json:"ports,omitempty"`
 }
 
 // Fences maps a machine, or "workload/<name>" for what belongs to a workload, to what was read back.
@@ -118,7 +120,7 @@ func fenceNetwork(ctx workflow.Context, in FenceInput, limit time.Duration) (Fen
 		futures := make([]workflow.Future, len(plan.Switches))
 		for i, sw := range plan.Switches {
 			one := in
-			one.Device = sw
+			one.Device, one.Ports = sw, plan.on(sw)
 			futures[i] = workflow.ExecuteActivity(device(ctx, limit), (*Activities).FenceSwitch, one)
 		}
 		closed := map[string]bool{}

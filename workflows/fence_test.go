@@ -1,6 +1,7 @@
 package workflows_test
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -117,5 +118,25 @@ func TestRefusingFabric(t *testing.T) {
 	}
 	if up, _ := r.healthyElsewhere(); !slices.Equal(up, []string{"mail", "web"}) {
 		t.Errorf("up are %v", up)
+	}
+}
+
+// The switch of a machine that runs on stops answering after the fence was planned: its ports are not
+// taken for closed because nothing was left to do on it.
+func TestSwitchFallsSilentWhileFencing(t *testing.T) {
+	t.Parallel()
+	r := newTrial(t, small(t))
+	r.halfBurn()
+	e := r.recover(recovery.Request{Attestation: "it burns"}, func(_ context.Context, step string, attempt int, do func() (any, error)) (any, error) {
+		if step == "FenceSwitch(tor-a)#1" && attempt == 1 {
+			if err := r.dc.World.SetManagement("switch/tor-a", false); err != nil {
+				t.Error(err)
+			}
+		}
+		return do()
+	})
+	r.mustBeSound(e)
+	if e.run.State != state.RunDone || r.dc.World.Connected("a1") {
+		t.Errorf("%s: %s; a1: %+v", e.run.State, e.run.Reason, r.machines()["a1"].Fence)
 	}
 }
