@@ -17,7 +17,8 @@ import (
 )
 
 // AwaitVerdict watches the run's domain until it is certain that it burned, or until the policy's
-// deadline for suspicion passes. It returns the last verdict; only a burned one allows to go on.
+// deadline for suspicion passes, counted from the request or the last approval. It returns the last
+// verdict; only a burned one allows to go on.
 func (a *Activities) AwaitVerdict(ctx context.Context, id string) (policies.Verdict, error) {
 	defer beating(ctx)()
 	r, err := a.run(ctx, id)
@@ -28,7 +29,13 @@ func (a *Activities) AwaitVerdict(ctx context.Context, id string) (policies.Verd
 	if err != nil {
 		return policies.Verdict{}, toTemporal(err)
 	}
-	deadline := r.Requested.Add(p.Evidence.SuspectDeadline.Or(5 * time.Minute))
+	since := r.Requested
+	for _, yes := range r.Approvals {
+		if yes.At.After(since) {
+			since = yes.At
+		}
+	}
+	deadline := since.Add(p.Evidence.SuspectDeadline.Or(5 * time.Minute))
 	tick := time.NewTicker(min(p.Evidence.PollEvery.Or(10*time.Second), time.Second))
 	defer tick.Stop()
 	for {

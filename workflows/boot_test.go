@@ -238,6 +238,38 @@ func TestApprovals(t *testing.T) {
 	}
 }
 
+// The rack is back and serves by the time somebody approves: no device is touched.
+func TestApprovedTooLate(t *testing.T) {
+	t.Parallel()
+	top := small(t)
+	book := top.Runbooks["rack-a-burns"]
+	book.Spec.Approvals = 1
+	top.Runbooks["rack-a-burns"] = book
+	r := newTrial(t, top).burn()
+	e := r.recover(recovery.Request{}, nil, func(env *testsuite.TestWorkflowEnvironment) {
+		env.RegisterDelayedCallback(func() {
+			if err := r.dc.World.RestorePower(rackA); err != nil {
+				r.Error(err)
+			}
+			for _, m := range []string{"a1", "a2", "a3", "a4"} {
+				if err := r.dc.World.Press(m, true, "operator"); err != nil {
+					r.Error(err)
+				}
+			}
+			env.SignalWorkflow(workflows.SignalApprove, state.Approval{By: "bob", At: r.dc.Now()})
+		}, time.Hour)
+	})
+	r.mustBeSound(e)
+	if acts := r.journal(); len(acts) > 0 || e.run.State != state.RunSuspect {
+		t.Errorf("%s: %s, acts %v", e.run.State, e.run.Reason, acts)
+	}
+	for w, l := range r.leases() {
+		if l.Epoch != workflowtest.FirstEpoch || !l.Healthy {
+			t.Errorf("lease of %s: %+v", w, l)
+		}
+	}
+}
+
 // A run that is cancelled while it waits for people has touched nothing.
 func TestCancelledBeforeApproval(t *testing.T) {
 	t.Parallel()

@@ -99,11 +99,8 @@ type recovery struct {
 }
 
 func (r *recovery) run(ctx workflow.Context) (RecoverResult, error) {
-	var v policies.Verdict
-	if err := r.phase(ctx, "verdict", func() (string, error) {
-		err := workflow.ExecuteActivity(wait(ctx, time.Hour), (*Activities).AwaitVerdict, r.in.Run).Get(ctx, &v)
-		return v.Reason, err
-	}); err != nil {
+	v, err := r.verdict(ctx, "verdict")
+	if err != nil {
 		return RecoverResult{}, err
 	}
 	if v.State != policies.VerdictBurned {
@@ -116,11 +113,20 @@ func (r *recovery) run(ctx workflow.Context) (RecoverResult, error) {
 		if err := r.approve(ctx); err != nil {
 			return RecoverResult{}, err
 		}
+		// People take their time, and the domain may have come back meanwhile.
+		if workflow.GetVersion(ctx, "confirm", workflow.DefaultVersion, 1) >= 1 {
+			if v, err = r.verdict(ctx, "confirm"); err != nil {
+				return RecoverResult{}, err
+			}
+			if v.State != policies.VerdictBurned {
+				return RecoverResult{State: state.RunSuspect, Reason: "approved, but by then: " + v.Reason}, nil
+			}
+		}
 	}
 	for _, a := range r.scope.Affected {
 		r.pending = append(r.pending, a.Workload)
 	}
-	err := r.phase(ctx, "fence", func() (string, error) {
+	err = r.phase(ctx, "fence", func() (string, error) {
 		var others []string
 		if err := workflow.ExecuteActivity(quick(ctx), (*Activities).TakeOver, r.in.Run, r.scope).Get(ctx, &others); err != nil {
 			return "", err
@@ -138,6 +144,15 @@ func (r *recovery) run(ctx workflow.Context) (RecoverResult, error) {
 		return RecoverResult{}, err
 	}
 	return r.rounds(ctx)
+}
+
+// verdict waits until the domain is certain to have burned, or the time for it is over.
+func (r *recovery) verdict(ctx workflow.Context, phase string) (v policies.Verdict, err error) {
+	err = r.phase(ctx, phase, func() (string, error) {
+		err := workflow.ExecuteActivity(wait(ctx, time.Hour), (*Activities).AwaitVerdict, r.in.Run).Get(ctx, &v)
+		return v.Reason, err
+	})
+	return v, err
 }
 
 // rounds plans and boots what is pending until all of it is healthy or no further round can help.
