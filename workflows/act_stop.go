@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/store"
 	"rerack.dev/rerack/orchestrator/topology"
@@ -14,7 +15,7 @@ import (
 func (a *Activities) StopTarget(ctx context.Context, in BootInput, why string) error {
 	dev, done := atDevices(ctx)
 	defer done()
-	if err := a.Store.Txn(ctx, store.Delete(state.BootsAt+in.bootName())); err != nil {
+	if err := a.forget(ctx, in); err != nil {
 		return toTemporal(err)
 	}
 	if err := a.distrust(ctx, in); err != nil {
@@ -40,6 +41,20 @@ func (a *Activities) StopTarget(ctx context.Context, in BootInput, why string) e
 		return late(ctx, err)
 	}
 	return toTemporal(a.result(ctx, in.Run, in.resultName(), func(r *state.Result) { r.Times["stopped"] = a.Now() }))
+}
+
+// forget withdraws the target's boot record. A VM's goes by its workload's name, so that a newer run which
+// has taken the workload may have put its own there.
+func (a *Activities) forget(ctx context.Context, in BootInput) error {
+	for {
+		rec, rev, err := state.Load[state.Boot](ctx, a.Store, state.BootsAt+in.bootName())
+		if err != nil || rev == 0 || rec.Workflow != bootID(in.Step, in.Name, in.Host) {
+			return err
+		}
+		if err := a.Store.Txn(ctx, store.DeleteIf(state.BootsAt+in.bootName(), rev)); !fault.Is(err, fault.Conflict) {
+			return err
+		}
+	}
 }
 
 // distrust takes back what the store says of a target that is about to be stopped: it is no Host, its

@@ -49,3 +49,25 @@ func TestOverlappingRun(t *testing.T) {
 		})
 	}
 }
+
+// The newer run boots the workload's VM elsewhere while this one still waits for it: what this run stops is
+// its own VM, and not the boot of the other.
+func TestOverlappingRunKeepsItsBoot(t *testing.T) {
+	t.Parallel()
+	r := newTrial(t, small(t)).burn()
+	theirs := state.Boot{Name: "vm-mail", Machine: "b9", Workload: "mail", VM: true, Run: "feed-1-1", Epoch: 99, Workflow: "boot/feed-1-1/1/workload/mail"}
+	r.recover(recovery.Request{}, func(ctx context.Context, step string, _ int, do func() (any, error)) (any, error) {
+		if step == "Verify(mail)#1" {
+			if _, err := state.TakeLease(ctx, r.kv, "mail", "feed-1-1", 99, r.dc.Now()); err != nil {
+				t.Error(err)
+			}
+			if _, err := state.Update(ctx, r.kv, state.BootsAt+"vm-mail", func(b *state.Boot) error { *b = theirs; return nil }); err != nil {
+				t.Error(err)
+			}
+		}
+		return do()
+	})
+	if b, _, err := state.Load[state.Boot](t.Context(), r.kv, state.BootsAt+"vm-mail"); err != nil || b.Workflow != theirs.Workflow {
+		t.Errorf("the other run's boot record: %+v, %v", b, err)
+	}
+}
