@@ -361,16 +361,19 @@ func (a *Activities) releaseClaims(ctx context.Context, id string) error {
 		if m.Claim == nil || m.Claim.Run != id {
 			continue
 		}
-		if _, err := state.Update(ctx, a.Store, state.MachinesAt+name, func(rec *state.Machine) error {
-			rec.Claim = nil
-			return nil
-		}); err != nil {
-			return err
-		}
+		// The boot record goes first: once the claim is gone another run may write its own.
 		if !used[name] && m.Host == nil {
 			if err := a.Store.Txn(ctx, store.Delete(state.BootsAt+name)); err != nil {
 				return err
 			}
+		}
+		if _, err := state.Update(ctx, a.Store, state.MachinesAt+name, func(rec *state.Machine) error {
+			if rec.Claim != nil && rec.Claim.Run == id {
+				rec.Claim = nil
+			}
+			return nil
+		}); err != nil {
+			return err
 		}
 	}
 	return nil
