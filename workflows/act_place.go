@@ -108,30 +108,34 @@ func (a *Activities) StopWorkload(ctx context.Context, s Step, sc Scope) error {
 }
 
 // KeepWorkload gives the lease back to where the workload still runs, when a release did not go through.
-// One that was stopped all the same stays released; where nobody can tell, the place keeps the lease and
-// the workload is not said to be healthy.
 func (a *Activities) KeepWorkload(ctx context.Context, s Step, sc Scope) error {
 	dev, done := atDevices(ctx)
 	defer done()
-	w := sc.Affected[0]
+	return toTemporal(a.keep(ctx, dev, s, sc.Affected[0], sc.Policy.Fencing))
+}
+
+// keep gives a lease that was taken to stop a workload back to where it still runs. One that was stopped all
+// the same stays released; where nobody can tell, the place keeps the lease and the workload is not said to
+// be healthy.
+func (a *Activities) keep(ctx, dev context.Context, s Step, w Affected, p topology.FencingPolicy) error {
 	l, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+w.Workload)
 	if err != nil || l.Run != s.Run || l.Epoch != s.Epoch || l.Former != w.From {
-		return toTemporal(err) // it was never taken, a newer run has it, or it is cut off
+		return err // it was never taken, a newer run has it, or it is cut off
 	}
-	runs, err := a.runsThere(dev, w, s.Epoch, sc.Policy.Fencing)
+	runs, err := a.runsThere(dev, w, s.Epoch, p)
 	if err == nil && !runs {
-		return toTemporal(state.CutOff(ctx, a.Store, w.Workload, s.Run, s.Epoch))
+		return state.CutOff(ctx, a.Store, w.Workload, s.Run, s.Epoch)
 	}
 	if err != nil {
 		a.Log.Warn("whether a workload still runs cannot be read", "workload", w.Workload, "machine", w.From.Machine, "error", err)
 	}
-	_, uerr := state.Update(ctx, a.Store, state.LeasesAt+w.Workload, func(l *state.Lease) error {
+	_, err = state.Update(ctx, a.Store, state.LeasesAt+w.Workload, func(l *state.Lease) error {
 		if l.Run == s.Run && l.Epoch == s.Epoch {
 			l.Holder, l.Former, l.Healthy = w.From, policies.Where{}, runs
 		}
 		return nil
 	})
-	return toTemporal(uerr)
+	return err
 }
 
 // runsThere reads whether a workload runs where it was. It is said not to only when that would do as a

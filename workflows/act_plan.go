@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"go.temporal.io/sdk/activity"
 	"golang.org/x/sync/errgroup"
 
 	bmc "rerack.dev/rerack/bmc/driver"
@@ -232,8 +233,8 @@ func (a *Activities) planned(p policies.Placement) (Planned, error) {
 	return out, nil
 }
 
-// Evict stops the repurposable workloads that the round's plan takes machines from: power off, read
-// back, lease ended. Repurposability and priority are checked again here, at the moment of the act.
+// Evict stops the repurposable workloads that the round's plan takes machines from: lease taken, power
+// off, read back, cut off. Repurposability and priority are checked again here, at the moment of the act.
 func (a *Activities) Evict(ctx context.Context, s Step) (losses, error) {
 	dev, done := atDevices(ctx)
 	defer done()
@@ -290,13 +291,26 @@ func (a *Activities) evict(ctx, dev context.Context, s Step, e policies.Eviction
 	if err != nil {
 		return err
 	}
-	if _, err := control.Off(dev, max(p.Fencing.OffReadings, 1), p.Fencing.OffInterval.Or(0)); err != nil {
-		return err
+	// The lease comes first: a newer run that has it since must not find its machine turned off.
+	if _, err = state.TakeLease(ctx, a.Store, e.Workload, s.Run, s.Epoch, a.Now()); err == nil {
+		_, err = control.Off(dev, max(p.Fencing.OffReadings, 1), p.Fencing.OffInterval.Or(0))
 	}
-	if _, err = state.TakeLease(ctx, a.Store, e.Workload, s.Run, s.Epoch, a.Now()); err != nil {
-		return err
+	if err == nil {
+		err = state.CutOff(ctx, a.Store, e.Workload, s.Run, s.Epoch)
 	}
-	return state.CutOff(ctx, a.Store, e.Workload, s.Run, s.Epoch)
+	if err == nil {
+		return nil
+	}
+	// Whatever kept it from being certain, a cancellation included: who has the workload now is written down.
+	i := activity.GetInfo(ctx)
+	write := context.WithoutCancel(ctx)
+	look, cancel := context.WithTimeout(write, (i.StartToCloseTimeout-onDevices(i))/2)
+	defer cancel()
+	victim := Affected{e.Workload, policies.Where{Machine: e.Machine}}
+	if kerr := a.keep(write, look, s, victim, p.Fencing); kerr != nil {
+		a.Log.Error("the lease of a workload that was not evicted cannot be given back", "workload", e.Workload, "machine", e.Machine, "error", kerr)
+	}
+	return err
 }
 
 // loadRound reads what a device step needs: the plan, and who holds what.

@@ -1,6 +1,7 @@
 package workflows_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"rerack.dev/rerack/orchestrator/recovery"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/policies"
 	"rerack.dev/rerack/test/workflowtest"
 )
 
@@ -76,5 +78,38 @@ func TestTargetSpeaksForItself(t *testing.T) {
 	r.mustBeSound(e)
 	if db := e.results["db"]; e.run.State != state.RunDone || db.Where.Machine != "b1" {
 		t.Errorf("%s: %s; %+v", e.run.State, e.run.Reason, db)
+	}
+}
+
+// A newer run has taken the victim's lease and given it back: its machine is none of this run's business.
+func TestVictimOfStaleRun(t *testing.T) {
+	t.Parallel()
+	r := newTrial(t, small(t)).burn()
+	e := r.recover(recovery.Request{}, func(ctx context.Context, step string, _ int, do func() (any, error)) (any, error) {
+		if step == "Evict#1" {
+			if _, err := state.Update(ctx, r.kv, state.LeasesAt+"batch", func(l *state.Lease) error {
+				l.Epoch, l.Run = 99, "workload-batch-1"
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+		return do()
+	})
+	r.mustBeSound(e)
+	if up, _ := r.healthy([]string{"batch"}); len(up) == 0 {
+		t.Errorf("batch was stopped; %+v", r.leases()["batch"])
+	}
+}
+
+// A victim that is turned off although the answer says otherwise is not said to run.
+func TestVictimIsOffAllTheSame(t *testing.T) {
+	t.Parallel()
+	r := newTrial(t, small(t)).burn()
+	r.dc.Fail("machine/b3", workflowtest.Failure{Err: down("b3"), After: true, Times: 1})
+	e := r.recover(recovery.Request{}, nil)
+	r.mustBeSound(e)
+	if l := r.leases()["batch"]; r.dc.World.Power("b3").On || l.Healthy || l.LastHolder() != (policies.Where{}) {
+		t.Errorf("batch is off and its lease says %+v", l)
 	}
 }
