@@ -41,11 +41,6 @@ func (a *Activities) prepareBoot(ctx context.Context, in BootInput) error {
 	if err != nil {
 		return err
 	}
-	if !in.Host {
-		if err := state.GrantLease(ctx, a.Store, in.Name, in.Run, in.Epoch, in.Where, now); err != nil {
-			return err
-		}
-	}
 	if err := a.result(ctx, in.Run, in.resultName(), func(r *state.Result) {
 		// A retry of this step must not forget the milestones of a boot that is under way.
 		if r.State == "booting" && r.Where == in.Where && r.Round == in.Round {
@@ -59,6 +54,13 @@ func (a *Activities) prepareBoot(ctx context.Context, in BootInput) error {
 		}
 	}); err != nil {
 		return err
+	}
+	// Where it is to run is in the result before the lease says so: who closes a run that ends between the
+	// two takes back from there what nobody was started for.
+	if !in.Host {
+		if err := state.GrantLease(ctx, a.Store, in.Name, in.Run, in.Epoch, in.Where, now); err != nil {
+			return err
+		}
 	}
 	_, err = state.Update(ctx, a.Store, state.BootsAt+rec.Name, func(have *state.Boot) error {
 		if have.Epoch > rec.Epoch {

@@ -2,9 +2,15 @@ package workflows_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"go.temporal.io/sdk/testsuite"
+
+	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/orchestrator/recovery"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/store"
 )
@@ -59,6 +65,46 @@ func TestGivenBackMachineIsTaken(t *testing.T) {
 	for name := range taken {
 		if b, _, err := state.Load[state.Boot](t.Context(), r.kv, state.BootsAt+name); err != nil || b.Run != "feed-9-1" {
 			t.Errorf("the other run's boot record for %s: %+v, %v", name, b, err)
+		}
+	}
+}
+
+// A run is cancelled while the store does not take one of its writes, or takes it and does not say so: what
+// an activity had begun stays as it is. A later run finds nothing that it cannot bring back.
+func TestCancelledAtEveryWrite(t *testing.T) {
+	t.Parallel()
+	for _, done := range []bool{false, true} {
+		for n := int64(1); ; n++ {
+			var writes atomic.Int64
+			t.Run(fmt.Sprintf("%d, done %t", n, done), func(t *testing.T) {
+				r := newTrial(t, small(t)).burn()
+				plain := r.acts.Store
+				var env *testsuite.TestWorkflowEnvironment
+				r.acts.Store = hooked{plain, func(_ context.Context, do func() error, _ []store.Op) error {
+					if writes.Add(1) != n {
+						return do()
+					}
+					env.CancelWorkflow()
+					if done {
+						if err := do(); err != nil {
+							return err
+						}
+					}
+					return &fault.Error{Kind: fault.Unreachable, What: "no answer from the store here"}
+				}}
+				e := r.recover(recovery.Request{}, func(_ context.Context, step string, _ int, do func() (any, error)) (any, error) {
+					if strings.HasPrefix(step, "StopTarget(") {
+						r.giveUp()
+					}
+					return do()
+				}, func(e *testsuite.TestWorkflowEnvironment) { env = e })
+				r.acts.Store = plain
+				r.mustBeSound(e)
+				r.recoverAgain()
+			})
+			if writes.Load() < n {
+				break // that one was not disturbed
+			}
 		}
 	}
 }
