@@ -167,6 +167,15 @@ func (a *Activities) PlacementInput(ctx context.Context, run string, pending []s
 			in.Hosts[name] = hostRoom(t, name, in)
 		}
 	}
+	leases, err := state.List[state.Lease](ctx, a.Store, state.LeasesAt)
+	if err != nil {
+		return in, err
+	}
+	for _, l := range leases {
+		if m := l.Former.Machine; m != "" && !l.Former.VM && in.Unusable[m] == "" {
+			in.Unusable[m] = l.Workload + " may still run on it: it had it, and is not known to be cut off"
+		}
+	}
 	for _, m := range s.Machines {
 		in.Unusable[m] = "this run cuts it off"
 	}

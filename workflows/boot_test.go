@@ -323,3 +323,32 @@ func TestSpareThatIsOn(t *testing.T) {
 		t.Errorf("%s: %s; %+v", e.run.State, e.run.Reason, db)
 	}
 }
+
+// A run was cancelled and could not stop what it had started: the machine, which serves, is no spare for
+// anybody before it is cut off.
+func TestFormerHolderIsNoSpare(t *testing.T) {
+	t.Parallel()
+	r := newTrial(t, small(t)).burn()
+	var env *testsuite.TestWorkflowEnvironment
+	e := r.recover(recovery.Request{}, func(_ context.Context, step string, _ int, do func() (any, error)) (any, error) {
+		if step == "Verify(db)#1" {
+			r.dc.Break("b1", workflowtest.NeverTurnsOff)
+			env.CancelWorkflow()
+			return nil, context.Canceled
+		}
+		return do()
+	}, func(e *testsuite.TestWorkflowEnvironment) { env = e })
+	r.mustBeSound(e)
+	if l := r.leases()["db"]; l.Former.Machine != "b1" || len(r.dc.Holders("db")) != 1 {
+		t.Fatalf("db is not left on b1: %+v", l)
+	}
+	r.dc.Break("b1", workflowtest.Sound)
+	e = place("batch")(r, nil) // which had to give way
+	r.mustEnd(e)
+	if batch := e.results["batch"]; batch.Where.Machine == "b1" || len(batch.Tried) > 0 {
+		t.Errorf("batch was tried on b1: %+v", batch)
+	}
+	if up, _ := r.healthy([]string{"db"}); len(up) == 0 {
+		t.Error("db was stopped")
+	}
+}
