@@ -158,12 +158,7 @@ func (a *Activities) staysDown(ctx context.Context, l state.Lease, domain string
 // and that are not known to be cut off. One that serves something else by now has been booted anew, so
 // that nothing of the former workload is left on it.
 func (a *Activities) addFormer(s *Scope, leases []state.Lease) {
-	serves := map[string]string{}
-	for _, l := range leases {
-		if l.Healthy && !l.Holder.VM {
-			serves[l.Holder.Machine] = l.Workload
-		}
-	}
+	serves := bare(leases)
 	for i, w := range s.Affected {
 		m := w.From.Machine
 		if m == "" || w.From.VM || slices.Contains(s.Machines, m) {
@@ -175,6 +170,17 @@ func (a *Activities) addFormer(s *Scope, leases []state.Lease) {
 		}
 		s.Machines = append(s.Machines, m)
 	}
+}
+
+// bare lists the workloads that are healthy on bare metal, by machine.
+func bare(leases []state.Lease) map[string]string {
+	out := map[string]string{}
+	for _, l := range leases {
+		if l.Healthy && !l.Holder.VM {
+			out[l.Holder.Machine] = l.Workload
+		}
+	}
+	return out
 }
 
 // TakeOver raises every affected workload's lease to the run's epoch and writes down, before anything
@@ -198,7 +204,7 @@ func (a *Activities) TakeOver(ctx context.Context, id string, s Scope) (others [
 		}
 	}
 	for _, w := range s.Affected {
-		_, err := state.TakeLease(ctx, a.Store, w.Workload, id, s.Epoch, now)
+		former, err := state.TakeLease(ctx, a.Store, w.Workload, id, s.Epoch, now)
 		if fault.Is(err, fault.Stale) {
 			if err := a.overtaken(ctx, id, w.Workload); err != nil {
 				return nil, toTemporal(err)
@@ -209,8 +215,13 @@ func (a *Activities) TakeOver(ctx context.Context, id string, s Scope) (others [
 		if err != nil {
 			return nil, toTemporal(err)
 		}
-		if w.From == (policies.Where{}) {
-			if err := state.CutOff(ctx, a.Store, w.Workload, id, s.Epoch); err != nil {
+		if w.From == (policies.Where{}) && former != w.From {
+			// Nobody was to be cut off when the run opened. Who has had it since is not cut off by that.
+			leases, err := state.List[state.Lease](ctx, a.Store, state.LeasesAt)
+			if err == nil && !former.VM && bare(leases)[former.Machine] != "" {
+				err = state.CutOff(ctx, a.Store, w.Workload, id, s.Epoch)
+			}
+			if err != nil {
 				return nil, toTemporal(err)
 			}
 		}

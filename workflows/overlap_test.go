@@ -5,8 +5,11 @@ import (
 	"strings"
 	"testing"
 
+	"go.temporal.io/sdk/temporal"
+
 	"rerack.dev/rerack/orchestrator/recovery"
 	"rerack.dev/rerack/orchestrator/state"
+	"rerack.dev/rerack/policies"
 )
 
 // A newer run, on a domain that overlaps, takes a workload at some step of this run: it is that run's from
@@ -69,5 +72,42 @@ func TestOverlappingRunKeepsItsBoot(t *testing.T) {
 	})
 	if b, _, err := state.Load[state.Boot](t.Context(), r.kv, state.BootsAt+"vm-mail"); err != nil || b.Workflow != theirs.Workflow {
 		t.Errorf("the other run's boot record: %+v, %v", b, err)
+	}
+}
+
+// web stayed down, and an older run that was held up starts it after this one has opened: who has it since
+// was never cut off, so that it starts nowhere else.
+func TestOlderRunIsLate(t *testing.T) {
+	t.Parallel()
+	r := newTrial(t, small(t)).burn()
+	r.recover(recovery.Request{}, func(_ context.Context, step string, _ int, do func() (any, error)) (any, error) {
+		if strings.HasPrefix(step, "StartVM(web)") {
+			return nil, temporal.NewNonRetryableApplicationError("refused here", "unsafe", nil)
+		}
+		return do()
+	})
+	r.trust()
+	if l := r.leases()["web"]; l.LastHolder() != (policies.Where{}) {
+		t.Fatalf("web does not stay down: %+v", l)
+	}
+	const older, there = "workload-web-1", "b9"
+	epoch, err := state.NextEpoch(t.Context(), r.kv, older)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := r.recover(recovery.Request{}, func(ctx context.Context, step string, attempt int, do func() (any, error)) (any, error) {
+		if step == "TakeOver#1" && attempt == 1 {
+			if _, err := state.TakeLease(ctx, r.kv, "web", older, epoch, r.dc.Now()); err != nil {
+				t.Error(err)
+			}
+			if err := state.GrantLease(ctx, r.kv, "web", older, epoch, at(there, ""), r.dc.Now()); err != nil {
+				t.Error(err)
+			}
+		}
+		return do()
+	})
+	web := e.results["web"]
+	if l := r.leases()["web"]; web.State != "left-out" || !strings.Contains(web.Reason, there) || l.Former.Machine != there {
+		t.Errorf("%+v; %+v", web, l)
 	}
 }
