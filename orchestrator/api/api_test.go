@@ -252,6 +252,31 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// A machine stays fenced while the run that fences it is under way.
+func TestUnfenceWaitsForTheRun(t *testing.T) {
+	s := start(t)
+	s.story()
+	_, err := state.Update(t.Context(), s.store, state.MachinesAt+"a01", func(m *state.Machine) error {
+		m.Machine, m.Fence = "a01", &state.FenceState{Run: "rack-a-1", Epoch: 2}
+		return nil
+	})
+	check(t, err)
+	for _, tt := range []struct {
+		run    state.RunState
+		status int
+		says   string
+	}{{state.RunRunning, 409, "rack-a-1 is under way"}, {state.RunWaiting, 409, "rack-a-1 is under way"}, {state.RunDone, 204, ""}} {
+		_, err := state.Update(t.Context(), s.store, state.RunsAt+"rack-a-1", func(r *state.Run) error {
+			r.ID, r.State = "rack-a-1", tt.run
+			return nil
+		})
+		check(t, err)
+		if code, body := s.ask("POST", "/api/v1/machines/a01/unfence", ""); code != tt.status || !strings.Contains(body, tt.says) {
+			t.Errorf("while the run is %s: %d %s", tt.run, code, body)
+		}
+	}
+}
+
 // A body that is too large is refused without being kept.
 func TestBodyLimit(t *testing.T) {
 	s := start(t)

@@ -42,6 +42,13 @@ func (s *Server) machineRoutes(api huma.API) {
 				if m.Fence == nil {
 					return &fault.Error{Kind: fault.Conflict, Where: "machine " + in.Name, What: "it is not fenced"}
 				}
+				// It may still be at turning the machine off, and would do so under whoever uses it next.
+				if r, _, err := state.Load[state.Run](ctx, s.Store, state.RunsAt+m.Fence.Run); err != nil {
+					return err
+				} else if r.State != "" && !r.State.Ended() {
+					return &fault.Error{Kind: fault.Conflict, Where: "machine " + in.Name, What: "unfence",
+						Evidence: "run " + r.ID + " is under way and fences it", Next: "wait for it, or rerack recovery cancel " + r.ID}
+				}
 				s.Log.Warn("machine unfenced", "machine", in.Name, "by", in.name(), "run", m.Fence.Run)
 				m.Fence = nil
 				return nil
