@@ -191,30 +191,64 @@ func (a *Activities) PlanStorageFence(_ context.Context, in FenceInput) (Storage
 func (a *Activities) FenceFabric(ctx context.Context, in FenceInput) error {
 	dev, done := atDevices(ctx)
 	defer done()
-	w, err := a.unwired(ctx, in)
-	if err != nil {
-		return toTemporal(err)
-	}
-	return late(ctx, a.applyFabric(dev, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]}))
+	load := func() (wiring, error) { return a.unwired(ctx, in) }
+	return overtaking(ctx, load, func(w wiring) error {
+		return a.applyFabric(dev, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]})
+	})
 }
 
 // FenceArray unmasks the workloads' volumes on one array, in one batch, and ends their live sessions.
 func (a *Activities) FenceArray(ctx context.Context, in FenceInput) error {
 	dev, done := atDevices(ctx)
 	defer done()
-	w, err := a.unwired(ctx, in)
-	if err != nil {
-		return toTemporal(err)
-	}
-	return late(ctx, a.applyArray(dev, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]}))
+	load := func() (wiring, error) { return a.unwired(ctx, in) }
+	return overtaking(ctx, load, func(w wiring) error {
+		return a.applyArray(dev, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]})
+	})
 }
 
+// unwired is what the devices are told: of the workloads that the run still has. A device refuses a whole
+// commit for the newer epoch of one.
 func (a *Activities) unwired(ctx context.Context, in FenceInput) (wiring, error) {
 	holders, err := a.holders(ctx)
 	if err != nil {
 		return wiring{}, err
 	}
-	return unwire(a.Topology(), in.Workloads, in.Epoch, holders), nil
+	newer, err := a.newer(ctx, in.Epoch)
+	if err != nil {
+		return wiring{}, err
+	}
+	ours := slices.DeleteFunc(slices.Clone(in.Workloads), func(w string) bool { return newer[w] != "" })
+	return unwire(a.Topology(), ours, in.Epoch, holders), nil
+}
+
+// newer lists the workloads that newer runs have taken, with the run.
+func (a *Activities) newer(ctx context.Context, epoch uint64) (map[string]string, error) {
+	leases, err := state.List[state.Lease](ctx, a.Store, state.LeasesAt)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, l := range leases {
+		if l.Epoch > epoch {
+			out[l.Workload] = l.Run
+		}
+	}
+	return out, nil
+}
+
+// overtaking tells a device what load works out, and once again when it has heard from a newer run: what that
+// has taken meanwhile is left out of it.
+func overtaking(ctx context.Context, load func() (wiring, error), tell func(wiring) error) error {
+	for again := true; ; again = false {
+		w, err := load()
+		if err != nil {
+			return toTemporal(err)
+		}
+		if err = tell(w); !again || !fault.Is(err, fault.Stale) {
+			return late(ctx, err)
+		}
+	}
 }
 
 // JudgeInput is what was read back after fencing.

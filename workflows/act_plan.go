@@ -3,6 +3,7 @@ package workflows
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -335,7 +336,18 @@ func (a *Activities) loadRound(ctx context.Context, in DeviceStep) (wiring, erro
 	if err != nil {
 		return wiring{}, err
 	}
-	return wire(a.Topology(), plan.Placement, in.Epoch, holders, in.Lost), nil
+	newer, err := a.newer(ctx, in.Epoch)
+	if err != nil {
+		return wiring{}, err
+	}
+	lost := losses{Machines: in.Lost.Machines, Workloads: maps.Clone(in.Lost.Workloads)}
+	if lost.Workloads == nil {
+		lost.Workloads = map[string]string{}
+	}
+	for w, run := range newer {
+		lost.Workloads[w] = "run " + run + " has taken it"
+	}
+	return wire(a.Topology(), plan.Placement, in.Epoch, holders, lost), nil
 }
 
 // PlanRewire lists the devices of a round and what hangs on each.

@@ -26,22 +26,20 @@ func (a *Activities) ApplySwitch(ctx context.Context, in DeviceStep) error {
 func (a *Activities) ApplyFabric(ctx context.Context, in DeviceStep) error {
 	dev, done := atDevices(ctx)
 	defer done()
-	w, err := a.loadRound(ctx, in)
-	if err != nil {
-		return toTemporal(err)
-	}
-	return late(ctx, a.applyFabric(dev, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]}))
+	load := func() (wiring, error) { return a.loadRound(ctx, in) }
+	return overtaking(ctx, load, func(w wiring) error {
+		return a.applyFabric(dev, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]})
+	})
 }
 
 // ApplyArray commits the round's masks of one array.
 func (a *Activities) ApplyArray(ctx context.Context, in DeviceStep) error {
 	dev, done := atDevices(ctx)
 	defer done()
-	w, err := a.loadRound(ctx, in)
-	if err != nil {
-		return toTemporal(err)
-	}
-	return late(ctx, a.applyArray(dev, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]}))
+	load := func() (wiring, error) { return a.loadRound(ctx, in) }
+	return overtaking(ctx, load, func(w wiring) error {
+		return a.applyArray(dev, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]})
+	})
 }
 
 // RetireInput names what failed in a round.

@@ -2,6 +2,7 @@ package workflows_test
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"rerack.dev/rerack/orchestrator/recovery"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/policies"
+	"rerack.dev/rerack/test/world"
 )
 
 // A newer run, on a domain that overlaps, takes a workload at some step of this run: it is that run's from
@@ -109,5 +111,38 @@ func TestOlderRunIsLate(t *testing.T) {
 	web := e.results["web"]
 	if l := r.leases()["web"]; web.State != "left-out" || !strings.Contains(web.Reason, there) || l.Former.Machine != there {
 		t.Errorf("%+v; %+v", web, l)
+	}
+}
+
+// The newer run has told the array of its workload already: what this run wants of the same array for its
+// other workloads is none the worse for it.
+func TestOverlappingRunSharesAnArray(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{"FenceArray(fc)#1", "FenceFabric(fab)#1", "ApplyArray(fc)#1", "ApplyFabric(fab)#1"} {
+		t.Run(at, func(t *testing.T) {
+			t.Parallel()
+			r := newTrial(t, small(t)).burn()
+			e := r.recover(recovery.Request{}, func(ctx context.Context, step string, attempt int, do func() (any, error)) (any, error) {
+				if step == at && attempt == 1 {
+					if _, err := state.TakeLease(ctx, r.kv, "erp", "feed-1-1", 99, r.dc.Now()); err != nil {
+						t.Error(err)
+					}
+					if err := r.dc.World.SetMask("fc", "/vol/v1/erp", world.Mask{Epoch: 99}); err != nil {
+						t.Error(err)
+					}
+					if err := r.dc.World.SetZones("fab", append(slices.DeleteFunc(r.dc.World.Zones("fab"), func(z world.Zone) bool { return z.Name == "vol-erp" }),
+						world.Zone{Name: "vol-erp", Epoch: 99})); err != nil {
+						t.Error(err)
+					}
+				}
+				return do()
+			})
+			if up, _ := r.healthy([]string{"db", "mail", "web"}); len(up) != 3 || e.res.Recovered != 3 {
+				t.Errorf("%s: %s; %v are up; %+v", e.run.State, e.run.Reason, up, e.results)
+			}
+			for _, v := range r.dc.World.Check() {
+				t.Errorf("%s broken: %s: %s", v.Rule, v.Subject, v.Detail)
+			}
+		})
 	}
 }

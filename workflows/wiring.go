@@ -154,7 +154,7 @@ func wire(t *topology.Topology, p policies.Placement, epoch uint64, holders map[
 		w.connect(t, m, t.Machines[m].Spec.Provisioning.Network, nets, epoch)
 	}
 	for _, e := range p.Evictions {
-		if lost.Machines[e.Machine] != "" {
+		if lost.Machines[e.Machine] != "" || lost.Workloads[e.Workload] != "" {
 			continue
 		}
 		for _, v := range t.Workloads[e.Workload].Spec.Volumes {
