@@ -97,6 +97,14 @@ func (a *Activities) StopWorkload(ctx context.Context, s Step, sc Scope) error {
 	if _, err := state.TakeLease(ctx, a.Store, w.Workload, s.Run, s.Epoch, a.Now()); err != nil {
 		return toTemporal(err)
 	}
+	if !w.From.VM { // its ports are set with this epoch
+		if _, err := state.Update(ctx, a.Store, state.MachinesAt+w.From.Machine, func(rec *state.Machine) error {
+			rec.Machine, rec.Epoch = w.From.Machine, max(rec.Epoch, s.Epoch)
+			return nil
+		}); err != nil {
+			return toTemporal(err)
+		}
+	}
 	in := BootInput{Step: s, Name: w.Workload, Where: w.From}
 	if err := a.stop(dev, in, sc.Policy.Fencing); err != nil {
 		return late(ctx, err)

@@ -196,7 +196,7 @@ func (a *Activities) TakeOver(ctx context.Context, id string, s Scope) (others [
 			if rec.Fence == nil || rec.Fence.Epoch < s.Epoch {
 				rec.Fence = &state.FenceState{Run: id, Epoch: s.Epoch, Since: now}
 			}
-			rec.Host, rec.Claim = nil, nil
+			rec.Host, rec.Claim, rec.Epoch = nil, nil, max(rec.Epoch, s.Epoch)
 			return nil
 		})
 		if err != nil {

@@ -146,3 +146,37 @@ func TestOverlappingRunSharesAnArray(t *testing.T) {
 		})
 	}
 }
+
+// A newer run has had a spare and given it back: its port takes nothing from this run any more. It is not
+// chosen, and the others on its switch are connected.
+func TestSpareOfNewerRun(t *testing.T) {
+	t.Parallel()
+	r := newTrial(t, small(t, "plain")).burn()
+	e := r.recover(recovery.Request{}, func(ctx context.Context, step string, attempt int, do func() (any, error)) (any, error) {
+		if step == "Plan#1" && attempt == 1 {
+			epoch, err := state.NextEpoch(ctx, r.kv, "rack-b-1")
+			if err == nil {
+				err = state.ClaimMachine(ctx, r.kv, "b1", state.Claim{Run: "rack-b-1", Epoch: epoch, For: "other"})
+			}
+			if err == nil {
+				err = r.dc.World.SetPort("tor-b", "p1", world.Port{Untagged: 100, Epoch: epoch})
+			}
+			if err == nil {
+				_, err = state.Update(ctx, r.kv, state.MachinesAt+"b1", func(m *state.Machine) error { m.Claim = nil; return nil })
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		return do()
+	})
+	r.mustBeSound(e)
+	if e.run.State != state.RunDone {
+		t.Errorf("%s: %s; %+v", e.run.State, e.run.Reason, e.results)
+	}
+	for name, m := range r.machines() {
+		if m.Suspect != nil {
+			t.Errorf("%s did nothing wrong: %+v", name, m.Suspect)
+		}
+	}
+}

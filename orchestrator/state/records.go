@@ -41,6 +41,8 @@ type Machine struct {
 	Fence   *FenceState `json:"fence,omitempty"`
 	Suspect *Suspect    `json:"suspect,omitempty"`
 	Host    *Host       `json:"host,omitempty"`
+	// Epoch is the newest with which a run connected it: its ports refuse older ones.
+	Epoch uint64 `json:"epoch,omitempty"`
 }
 
 // Claim reserves a machine for one run.
@@ -197,7 +199,7 @@ func changeLease(ctx context.Context, s store.Store, workload, run string, epoch
 }
 
 // ClaimMachine reserves a machine for a run in one compare-and-set together with the checks that it is
-// neither fenced, suspect nor claimed by another run (rule F7).
+// neither fenced, suspect, claimed by another run (rule F7), nor used by a newer one since.
 func ClaimMachine(ctx context.Context, s store.Store, machine string, c Claim) error {
 	_, err := Update(ctx, s, MachinesAt+machine, func(m *Machine) error {
 		m.Machine = machine
@@ -208,10 +210,12 @@ func ClaimMachine(ctx context.Context, s store.Store, machine string, c Claim) e
 			return conflict(machine, "it is suspect: "+m.Suspect.Reason, "rerack machine clear "+machine)
 		case m.Claim != nil && m.Claim.Run != c.Run:
 			return conflict(machine, "run "+m.Claim.Run+" has claimed it", "choose another machine")
+		case m.Epoch > c.Epoch:
+			return conflict(machine, fmt.Sprintf("a newer run has used it, epoch %d", m.Epoch), "choose another machine")
 		case m.Claim != nil && m.Claim.Epoch == c.Epoch && m.Claim.For == c.For:
 			return nil
 		}
-		m.Claim = &c
+		m.Claim, m.Epoch = &c, c.Epoch
 		return nil
 	})
 	return err
