@@ -94,7 +94,7 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (Planned, error) {
 }
 
 func (a *Activities) decide(ctx context.Context, in PlanInput) (StoredPlan, error) {
-	taken := map[string]string{}
+	taken, looked := map[string]string{}, map[string]bool{}
 	for {
 		place, err := a.PlacementInput(ctx, in.Run, in.Pending, in.Scope)
 		if err != nil {
@@ -110,6 +110,13 @@ func (a *Activities) decide(ctx context.Context, in PlanInput) (StoredPlan, erro
 		}
 		if lost != "" {
 			taken[lost] = "claimed by another run meanwhile"
+			continue
+		}
+		// Before anything is connected to it: who turned a spare on runs something of theirs there.
+		if on := a.poweredOn(ctx, s.Placement, looked); len(on) > 0 {
+			for _, m := range on {
+				taken[m] = "it is on, and not by any run"
+			}
 			continue
 		}
 		b, err := state.Encode(s)
@@ -143,6 +150,50 @@ func (a *Activities) claim(ctx context.Context, s StoredPlan) (lost string, err 
 	}
 	return "", nil
 }
+
+// poweredOn lists the machines of a plan that should be off and read as on. One that cannot be read now is
+// tried anyway; none is looked at twice.
+func (a *Activities) poweredOn(ctx context.Context, p policies.Placement, looked map[string]bool) []string {
+	ctx, cancel := context.WithTimeout(ctx, spareReading)
+	defer cancel()
+	off := map[string]bool{}
+	for _, as := range p.Assignments {
+		if !as.VM {
+			off[as.Machine] = true
+		}
+	}
+	for _, h := range p.NewHosts {
+		off[h.Machine] = true
+	}
+	for _, e := range p.Evictions {
+		delete(off, e.Machine)
+	}
+	t := a.Topology()
+	on, mu := map[string]bool{}, sync.Mutex{}
+	var g errgroup.Group
+	g.SetLimit(powerAtOnce)
+	for _, m := range sortedKeys(off) {
+		if looked[m] {
+			continue
+		}
+		looked[m] = true
+		g.Go(func() error {
+			if control, err := a.Devices.Machine(ctx, t.Machines[m]); err == nil {
+				if now, err := control.Power(ctx); err == nil && now.State == bmc.PowerOn {
+					mu.Lock()
+					defer mu.Unlock()
+					on[m] = true
+				}
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // the functions return no error
+	return sortedKeys(on)
+}
+
+// spareReading bounds the look at all machines of a plan.
+const spareReading = 5 * time.Second
 
 // PlacementInput gathers the facts a placement is decided on; the dry run uses the same.
 func (a *Activities) PlacementInput(ctx context.Context, run string, pending []string, s Scope) (policies.PlacementInput, error) {

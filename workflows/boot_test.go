@@ -309,7 +309,7 @@ func TestSuspectTouchesNothing(t *testing.T) {
 	}
 }
 
-// A spare that somebody has turned on runs something of theirs: it is not waited for.
+// A spare that somebody has turned on runs something of theirs: nothing is connected to it, and it stays on.
 func TestSpareThatIsOn(t *testing.T) {
 	t.Parallel()
 	r := newTrial(t, small(t, "plain")).burn()
@@ -317,6 +317,29 @@ func TestSpareThatIsOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := r.recover(recovery.Request{}, nil)
+	r.mustBeSound(e)
+	if e.run.State != state.RunDone || !r.dc.World.Power("b1").On {
+		t.Errorf("%s: %s; %+v", e.run.State, e.run.Reason, e.results)
+	}
+	for _, a := range r.dc.Journal() {
+		if a.Device == "machine/b1" || a.Device == "switch/tor-b" && a.Object == "p1" || a.State == "20:00:00:25:b5:00:00:11" {
+			t.Errorf("b1 was touched: %s", a)
+		}
+	}
+}
+
+// One that is turned on after it was chosen is not waited for.
+func TestSpareIsTurnedOn(t *testing.T) {
+	t.Parallel()
+	r := newTrial(t, small(t, "plain")).burn()
+	e := r.recover(recovery.Request{}, func(_ context.Context, step string, attempt int, do func() (any, error)) (any, error) {
+		if step == "PowerOn(db)#1" && attempt == 1 {
+			if err := r.dc.World.Press("b1", true, "operator"); err != nil {
+				t.Error(err)
+			}
+		}
+		return do()
+	})
 	r.mustBeSound(e)
 	db := e.results["db"]
 	if e.run.State != state.RunDone || !strings.Contains(strings.Join(db.Tried, " "), "b1: machine b1: power on: it is on already") {
