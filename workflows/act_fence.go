@@ -269,10 +269,12 @@ func (a *Activities) JudgeFences(ctx context.Context, in JudgeInput) ([]string, 
 		fences := machineFences(in.Got, m)
 		if _, err := state.Update(ctx, a.Store, state.MachinesAt+m, func(rec *state.Machine) error {
 			rec.Machine = m
-			if rec.Fence == nil || rec.Fence.Epoch < in.Epoch {
-				rec.Fence = &state.FenceState{Run: in.Run, Epoch: in.Epoch, Since: now}
+			switch {
+			case rec.Fence == nil || rec.Fence.Epoch < in.Epoch:
+				rec.Fence = &state.FenceState{Run: in.Run, Epoch: in.Epoch, Since: now, Fences: fences}
+			case rec.Fence.Epoch == in.Epoch: // else a newer run fences it
+				rec.Fence.Fences = fences
 			}
-			rec.Fence.Fences = fences
 			return nil
 		}); err != nil {
 			return nil, toTemporal(err)

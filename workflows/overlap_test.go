@@ -180,3 +180,22 @@ func TestSpareOfNewerRun(t *testing.T) {
 		}
 	}
 }
+
+// A newer run fences the same machines: what it has read back is not replaced by what this one has.
+func TestNewerRunsFencesStay(t *testing.T) {
+	t.Parallel()
+	r := newTrial(t, small(t)).burn()
+	theirs := state.FenceState{Run: "feed-1-1", Epoch: 99, Fences: []policies.Fence{{Kind: policies.FenceNetwork, Confirmed: true, Detail: "theirs"}}}
+	e := r.recover(recovery.Request{}, func(ctx context.Context, step string, attempt int, do func() (any, error)) (any, error) {
+		if step == "JudgeFences#1" && attempt == 1 {
+			if _, err := state.Update(ctx, r.kv, state.MachinesAt+"a1", func(m *state.Machine) error { m.Fence = &theirs; return nil }); err != nil {
+				t.Error(err)
+			}
+		}
+		return do()
+	})
+	r.mustBeSound(e)
+	if f := r.machines()["a1"].Fence; f == nil || f.Run != theirs.Run || len(f.Fences) != 1 || f.Fences[0].Detail != "theirs" {
+		t.Errorf("the newer run's fences: %+v", f)
+	}
+}
