@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -126,11 +127,15 @@ func TestHostDies(t *testing.T) {
 	t.Parallel()
 	top := small(t, "plain", "big")
 	r := newTrial(t, top).burn()
-	e := r.recover(recovery.Request{}, func(_ context.Context, step string, attempt int, do func() (any, error)) (any, error) {
-		if step == "StartVM(mail)#1" && attempt == 1 {
-			if err := r.dc.World.Burn("machine/" + r.leases()["mail"].Holder.Machine); err != nil {
-				r.Error(err)
-			}
+	var once sync.Once
+	e := r.recover(recovery.Request{}, func(_ context.Context, step string, _ int, do func() (any, error)) (any, error) {
+		if name, ok := strings.CutPrefix(step, "StartVM("); ok { // whichever of its VMs is the first
+			once.Do(func() {
+				name, _, _ = strings.Cut(name, ")")
+				if err := r.dc.World.Burn("machine/" + r.leases()[name].Holder.Machine); err != nil {
+					r.Error(err)
+				}
+			})
 		}
 		return do()
 	})
