@@ -91,8 +91,8 @@ func (l list) defined(s driver.Spec) string {
 	case !ok:
 		return "it is not there"
 	case !vm.Spec.Equal(s):
-		asked, _ := json.Marshal(s) // a plain struct
-		got, _ := json.Marshal(vm.Spec)
+		asked, _ := json.Marshal(s.Public()) // a plain struct
+		got, _ := json.Marshal(vm.Spec.Public())
 		return fmt.Sprintf("%s was asked, %s reads back", asked, got)
 	}
 	return ""

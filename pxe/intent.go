@@ -47,10 +47,13 @@ type NIC struct {
 	Lease   time.Duration
 }
 
-// Boot is what to boot; exactly one field is set.
+// Boot is what to boot; exactly one field is set, beside CHAP.
 type Boot struct {
 	Kernel *Kernel
 	ISCSI  *ipxe.Target
+	// CHAP is the name of the secret to log in to ISCSI with; empty for none. Its value is asked for when
+	// the machine asks for its script.
+	CHAP string
 	// LocalDisk boots the first disk the firmware shows: a LUN behind a Fibre Channel HBA.
 	LocalDisk bool
 	HTTP      *Image
@@ -157,6 +160,8 @@ func (b *Boot) validate() error {
 		return fault.Newf(fault.Invalid, "want one thing to boot, got %d", n)
 	}
 	switch {
+	case b.CHAP != "" && b.ISCSI == nil:
+		return fault.New(fault.Invalid, "CHAP without an iSCSI target")
 	case b.ISCSI != nil:
 		return b.ISCSI.Check()
 	case b.HTTP != nil:

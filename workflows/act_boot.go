@@ -144,7 +144,7 @@ func (a *Activities) volumeParams(t *topology.Topology, in BootInput, rec *state
 		if v.Protocol == topology.ISCSI && len(arr.Portals) > 0 {
 			rec.Cmdline[key] = fmt.Sprintf("iscsi:%s:%s:%d", arr.Portals[0], v.Target, v.LUN)
 			if use.Boot && rec.Type == string(topology.ImageSAN) {
-				rec.SAN = &state.SANBoot{Portal: arr.Portals[0], Target: string(v.Target), LUN: v.LUN, Initiator: string(w.InitiatorIQN)}
+				rec.SAN = &state.SANBoot{Portal: arr.Portals[0], Target: string(v.Target), LUN: v.LUN, Initiator: string(w.InitiatorIQN), CHAP: v.CHAP}
 			}
 		} else if len(arr.Targets) > 0 {
 			rec.Cmdline[key] = fmt.Sprintf("fc:%s:%d:%s", arr.Targets[0].WWPN, v.LUN, use.Volume)
@@ -279,7 +279,10 @@ func vmSpec(t *topology.Topology, in BootInput) hypervisor.Spec {
 		arr := t.Arrays[v.Array].Spec
 		d := hypervisor.Disk{Volume: use.Volume, Boot: use.Boot}
 		if v.Protocol == topology.ISCSI && len(arr.Portals) > 0 {
-			d.ISCSI = &hypervisor.ISCSI{Portal: arr.Portals[0], Target: string(v.Target), LUN: v.LUN}
+			d.ISCSI = &hypervisor.ISCSI{Portal: arr.Portals[0], Target: string(v.Target), LUN: v.LUN, Initiator: string(w.Spec.InitiatorIQN)}
+			if v.CHAP != "" {
+				d.ISCSI.CHAP = &hypervisor.CHAP{Name: v.CHAP}
+			}
 		} else if len(arr.Targets) > 0 {
 			d.FC = &hypervisor.FC{WWPN: string(arr.Targets[0].WWPN), LUN: v.LUN}
 		}

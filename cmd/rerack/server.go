@@ -34,6 +34,7 @@ import (
 	"rerack.dev/rerack/pxe/bootserver"
 	"rerack.dev/rerack/pxe/dhcp"
 	"rerack.dev/rerack/pxe/images"
+	"rerack.dev/rerack/pxe/ipxe"
 	"rerack.dev/rerack/workflows"
 	"rerack.dev/rerack/workflows/engine"
 	"rerack.dev/rerack/workflows/gateway"
@@ -166,7 +167,7 @@ func serve(ctx context.Context, cfg serverConfig, log *slog.Logger) error {
 	acts := &workflows.Activities{Store: st, Topology: revisions.Topology, Devices: gw, Observer: mon,
 		Probe: probe.Prober{}, Now: time.Now, Log: log}
 	rec := &recovery.Service{Store: st, Topology: revisions.Topology, Engine: wf, Judge: mon.Judge, PowerOf: mon.PowerOf, Now: time.Now, Log: log}
-	plane, boot, err := openBootPlane(ctx, cfg, socks, st, wf, ca, log)
+	plane, boot, err := openBootPlane(ctx, cfg, socks, st, wf, ca, secrets.Open(cfg.secretsFile), log)
 	if err != nil {
 		return err
 	}
@@ -262,7 +263,7 @@ func keyFile(path string) ([]byte, error) {
 	return key, nil
 }
 
-func openBootPlane(ctx context.Context, cfg serverConfig, socks *sockets, st store.Store, wf *workflows.Client, ca *pki.CA, log *slog.Logger) (*bootplane.Plane, *bootserver.Server, error) {
+func openBootPlane(ctx context.Context, cfg serverConfig, socks *sockets, st store.Store, wf *workflows.Client, ca *pki.CA, creds *secrets.File, log *slog.Logger) (*bootplane.Plane, *bootserver.Server, error) {
 	key, err := keyFile(filepath.Join(cfg.dataDir, "boot.key"))
 	if err != nil {
 		return nil, nil, err
@@ -284,6 +285,10 @@ func openBootPlane(ctx context.Context, cfg serverConfig, socks *sockets, st sto
 		HTTPPerSource: 4096, TFTPPerSource: 1024, OnRogue: func(r dhcp.Rogue) {
 			log.Error("foreign DHCP server on a boot link", "server", r.Server, "listener", r.Listener, "seen", r.Evidence)
 		}}
+	c.CHAP = func(ctx context.Context, name string) (ipxe.Login, error) {
+		l, err := creds.Resolve(ctx, name)
+		return ipxe.Login{User: l.User, Secret: ipxe.NewSecret(l.Password.Reveal())}, err
+	}
 	if c.AgentHosts, err = prefixes("--agent-hosts", cfg.agentHosts); err != nil {
 		return nil, nil, err
 	}

@@ -115,6 +115,9 @@ func handler(h driver.Host) http.Handler {
 		if vms == nil {
 			vms = []driver.VM{} // null is no list
 		}
+		for i := range vms {
+			vms[i].Spec = vms[i].Spec.Public()
+		}
 		answer(w, vms, err)
 	})
 	mux.HandleFunc("PUT /v1/vms/{name}", func(w http.ResponseWriter, r *http.Request) {

@@ -63,5 +63,5 @@ type VM struct {
 	UUID  string `json:"uuid"`
 	State State  `json:"state"`
 	Epoch uint64 `json:"epoch"` // of the newest act; 0: it is not ours
-	Spec  Spec   `json:"spec"`  // as defined; of one that is not ours as far as it can be told
+	Spec  Spec   `json:"spec"`  // as defined, see Spec.Public; of one that is not ours as far as it can be told
 }

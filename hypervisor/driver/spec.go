@@ -40,11 +40,13 @@ type Disk struct {
 	Boot   bool   `json:"boot"`
 }
 
-// ISCSI names a target and its LUN.
+// ISCSI names a target and its LUN, and as whom the host logs in to it.
 type ISCSI struct {
-	Portal string `json:"portal"` // host:port
-	Target string `json:"target"` // IQN
-	LUN    int    `json:"lun"`
+	Portal    string `json:"portal"` // host:port
+	Target    string `json:"target"` // IQN
+	LUN       int    `json:"lun"`
+	Initiator string `json:"initiator,omitempty"` // the workload's IQN; the host's own when empty
+	CHAP      *CHAP  `json:"chap,omitempty"`
 }
 
 // FC names a target port and its LUN.
@@ -142,6 +144,12 @@ func (s Spec) validateDisks(bad func(string, any) error) error {
 			if d.ISCSI.LUN < 0 || d.ISCSI.LUN > maxLUN {
 				return bad("lun of volume "+d.Volume, d.ISCSI.LUN)
 			}
+			if i := d.ISCSI.Initiator; i != "" && !iscsi.MatchString(i) {
+				return bad("initiator of volume "+d.Volume, i)
+			}
+			if why := d.ISCSI.CHAP.wrong(); why != "" {
+				return bad("CHAP of volume "+d.Volume, why)
+			}
 			unit = fmt.Sprint(d.ISCSI.Target, " ", d.ISCSI.LUN)
 		case !wwpnForm.MatchString(d.FC.WWPN) || strings.Trim(d.FC.WWPN, "0:") == "":
 			return bad("wwpn of volume "+d.Volume, d.FC.WWPN)
@@ -183,15 +191,24 @@ func hostPort(s string) bool {
 	return true
 }
 
-// Equal reports whether two definitions are the same in all but the case of the UUID, the order of NICs
-// and disks included: a guest sees it.
+// Equal reports whether two definitions are the same in all but the case of the UUID and the values of
+// secrets, the order of NICs and disks included: a guest sees it.
 func (s Spec) Equal(o Spec) bool {
 	return s.Name == o.Name && strings.EqualFold(s.UUID, o.UUID) && s.CPUs == o.CPUs && s.MemoryMiB == o.MemoryMiB && s.Arch == o.Arch &&
 		s.Firmware == o.Firmware && s.Epoch == o.Epoch && slices.Equal(s.NICs, o.NICs) && slices.EqualFunc(s.Disks, o.Disks, Disk.equal)
 }
 
 func (d Disk) equal(o Disk) bool {
-	return d.Volume == o.Volume && d.Boot == o.Boot && same(d.ISCSI, o.ISCSI) && same(d.FC, o.FC)
+	return d.Volume == o.Volume && d.Boot == o.Boot && d.ISCSI.equal(o.ISCSI) && same(d.FC, o.FC)
+}
+
+func (i *ISCSI) equal(o *ISCSI) bool {
+	if i == nil || o == nil || i.CHAP == nil || o.CHAP == nil {
+		return same(i, o)
+	}
+	a, b := *i, *o
+	a.CHAP, b.CHAP = nil, nil
+	return a == b && i.CHAP.Name == o.CHAP.Name
 }
 
 func same[T comparable](a, b *T) bool { return a == b || a != nil && b != nil && *a == *b }
@@ -215,6 +232,10 @@ func (s Spec) Clone() Spec {
 	for i, d := range s.Disks {
 		if d.ISCSI != nil {
 			c := *d.ISCSI
+			if c.CHAP != nil {
+				login := *c.CHAP
+				c.CHAP = &login
+			}
 			s.Disks[i].ISCSI = &c
 		}
 		if d.FC != nil {

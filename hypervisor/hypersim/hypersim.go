@@ -108,7 +108,7 @@ func (h *Host) VMs(ctx context.Context) ([]driver.VM, error) {
 	err := h.answer(ctx, "list VMs", func() error {
 		out = make([]driver.VM, 0, len(h.vms))
 		for name, g := range h.vms {
-			vm := driver.VM{Name: name, UUID: g.spec.UUID, State: driver.StateDefined, Epoch: h.epochs[name], Spec: g.spec.Clone()}
+			vm := driver.VM{Name: name, UUID: g.spec.UUID, State: driver.StateDefined, Epoch: h.epochs[name], Spec: g.spec.Public()}
 			if g.off != nil {
 				vm.State = driver.StateRunning
 			}

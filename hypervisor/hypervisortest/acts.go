@@ -65,6 +65,23 @@ func testWhole(t *testing.T, b *bench) {
 	b.expect(t, s, s.Epoch, driver.StateRunning)
 }
 
+// A host is told the secret of a target and tells nobody.
+func testSecret(t *testing.T, b *bench) {
+	s := Spec("db1", 1, 7)
+	s.Disks = []driver.Disk{{Volume: "root", ISCSI: &driver.ISCSI{Portal: "192.0.2.1:3260", Target: "iqn.2026-01.org.example:db1", LUN: 1,
+		Initiator: "iqn.2026-01.org.example:host-db1", CHAP: &driver.CHAP{Name: "san/db1", User: "db1", Secret: "canary-of-the-target"}}}}
+	must(t, b.drv.Define(b.ctx(t), s))
+	for _, vm := range b.vms(t) {
+		c := vm.Spec.Disks[0].ISCSI.CHAP
+		if c == nil || *c != (driver.CHAP{Name: "san/db1"}) {
+			t.Errorf("the secret reads back as user %q with a secret of %d bytes", c.User, len(c.Secret))
+		}
+	}
+	b.expect(t, s, 7, driver.StateDefined)
+	must(t, b.drv.Define(b.ctx(t), s))
+	must(t, b.drv.Undefine(b.ctx(t), "db1", 7))
+}
+
 func testRepeat(t *testing.T, b *bench) {
 	s := Spec("db1", 1, 7)
 	for range 3 {

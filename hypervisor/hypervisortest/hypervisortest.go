@@ -46,6 +46,7 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 	}{
 		{"a VM's life", testLife},
 		{"definitions read back whole", testWhole},
+		{"a secret is not read back", testSecret},
 		{"repeating changes nothing", testRepeat},
 		{"a definition that makes no sense is refused", testInvalid},
 		{"a stale act is refused", testStale},

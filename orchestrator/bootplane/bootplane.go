@@ -81,7 +81,7 @@ func what(b state.Boot) (*pxe.Boot, error) {
 		if err != nil {
 			return nil, &fault.Error{Kind: fault.Invalid, Where: "boot record " + b.Name, What: "iSCSI portal", Evidence: b.SAN.Portal, Err: err}
 		}
-		return &pxe.Boot{ISCSI: &ipxe.Target{Portal: portal, Name: b.SAN.Target, LUN: uint16(b.SAN.LUN), Initiator: b.SAN.Initiator}}, nil
+		return &pxe.Boot{ISCSI: &ipxe.Target{Portal: portal, Name: b.SAN.Target, LUN: uint16(b.SAN.LUN), Initiator: b.SAN.Initiator}, CHAP: b.SAN.CHAP}, nil
 	}
 	k := &pxe.Kernel{Kernel: pxe.Digest(b.Kernel)}
 	for _, d := range b.Initrds {

@@ -258,6 +258,7 @@ type SANBoot struct {
 	Target    string `json:"target"`
 	LUN       int    `json:"lun"`
 	Initiator string `json:"initiator"`
+	CHAP      string `json:"chap,omitempty"` // name of the secret to log in with
 }
 
 // RunState is where a run stands.

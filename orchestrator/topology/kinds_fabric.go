@@ -75,5 +75,6 @@ type VolumeSpec struct {
 	ArrayRef string   `json:"arrayRef,omitempty" doc:"The array's own name of the LUN when it is not an iSCSI target" pattern:"^[A-Za-z0-9/][A-Za-z0-9._/:-]{0,254}$" form:"letters, digits and . _ / : -" example:"/vol/v1/lun7"`
 	LUN      int      `json:"lun" minimum:"0" maximum:"16383" doc:"Logical unit number its holder sees"`
 	SizeGiB  int      `json:"sizeGiB,omitempty" minimum:"1" doc:"Size in GiB"`
+	CHAP     string   `json:"chap,omitempty" doc:"Name of a secret with the CHAP username and password of its target (iscsi); firmware and hosts log in with it" pattern:"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$" form:"the name of a secret: letters, digits and . _ / -"`
 	Shared   bool     `json:"shared,omitempty" doc:"May be written by several holders at once (a cluster filesystem)"`
 }

@@ -204,6 +204,9 @@ func (v *validator) volume(name string) {
 	case s.Protocol == FC && s.ArrayRef == "":
 		fail("spec", "a Fibre Channel volume needs arrayRef", "e.g. arrayRef: /vol/v1/"+name)
 	}
+	if s.Protocol == FC && s.CHAP != "" {
+		fail("spec.chap", "is for iSCSI volumes", "leave it out")
+	}
 	if a.Spec.Driver == "tgt" && s.LUN == 0 {
 		fail("spec.lun", "LUN 0 of a tgt target is its controller", "1 or more")
 	}

@@ -97,6 +97,7 @@ type Outcome struct {
 	Initrds []pxe.Digest
 	Cmdline string
 	Target  *ipxe.Target // EndSAN, with the initiator
+	Login   ipxe.Login   // EndSAN
 	Image   pxe.Digest   // EndImage
 
 	// PhoneHome is where the booted system reports; from its command line, or from DHCP for a system
@@ -147,6 +148,7 @@ type machine struct {
 	c         Config
 	out       Outcome
 	initiator string // setting initiator-iqn
+	login     ipxe.Login
 	kernel    bool
 	next      []byte // script that takes the present one's place
 }

@@ -52,9 +52,7 @@ func (m *machine) do(ctx context.Context, c ipxe.Command) error {
 	case "echo":
 		return nil
 	case "set":
-		if len(c.Args) == 2 && c.Args[0] == "initiator-iqn" {
-			m.initiator = c.Args[1]
-		}
+		m.set(c.Args)
 		return nil
 	case "sleep":
 		return pause(ctx, c.Args)
@@ -72,6 +70,21 @@ func (m *machine) do(ctx context.Context, c ipxe.Command) error {
 		return m.sanboot(ctx, c.Args)
 	}
 	return fault.Newf(fault.Unsupported, "command %s", c.Name)
+}
+
+// set knows the settings that matter to a boot.
+func (m *machine) set(args []string) {
+	if len(args) != 2 {
+		return
+	}
+	switch args[0] {
+	case "initiator-iqn":
+		m.initiator = args[1]
+	case "username":
+		m.login.User = args[1]
+	case "password":
+		m.login.Secret = ipxe.NewSecret(args[1])
+	}
 }
 
 func pause(ctx context.Context, args []string) error {
@@ -153,7 +166,7 @@ func (m *machine) sanboot(ctx context.Context, args []string) error {
 	switch {
 	case s.Target != nil:
 		s.Target.Initiator = m.initiator
-		m.out.End, m.out.Target = EndSAN, s.Target
+		m.out.End, m.out.Target, m.out.Login = EndSAN, s.Target, m.login
 	case s.URL != "":
 		d, err := m.fetch(ctx, s.URL)
 		if err != nil {

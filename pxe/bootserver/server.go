@@ -16,6 +16,7 @@ import (
 	"rerack.dev/rerack/pxe/dhcp"
 	"rerack.dev/rerack/pxe/httpboot"
 	"rerack.dev/rerack/pxe/images"
+	"rerack.dev/rerack/pxe/ipxe"
 	"rerack.dev/rerack/pxe/tftp"
 )
 
@@ -51,6 +52,7 @@ type Config struct {
 	HTTPPerSource int         // open connections of one address; default 64
 	CheckSource   bool        // see httpboot.Config
 	AgentHosts    []netip.Prefix
+	CHAP          func(ctx context.Context, name string) (ipxe.Login, error) // see httpboot.Config
 
 	QueuedMilestones int // default 4096
 	Logger           *slog.Logger
@@ -83,7 +85,7 @@ func New(c Config) (*Server, error) {
 	}
 	decider := &pxe.Decider{Table: c.Table, BaseURL: c.BaseURL, SilentLocal: c.SilentLocal}
 	if s.http, err = httpboot.New(httpboot.Config{Decider: decider, Images: c.Images, Loaders: c.Loaders, Sink: c.Sink,
-		Reporter: s.reporter, Joiner: c.Joiner, CheckSource: c.CheckSource, AgentHosts: c.AgentHosts, Logger: c.Logger}); err != nil {
+		Reporter: s.reporter, Joiner: c.Joiner, CheckSource: c.CheckSource, CHAP: c.CHAP, AgentHosts: c.AgentHosts, Logger: c.Logger}); err != nil {
 		return nil, err
 	}
 	for name, d := range c.Loaders {

@@ -10,6 +10,7 @@
 package httpboot
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -32,6 +33,8 @@ type Config struct {
 	Sink     pxe.Milestones        // durable: phone-home waits for it
 	Reporter *pxe.Reporter         // for the rest
 	Joiner   pxe.Joiner            // optional: without it join is refused
+	// CHAP resolves the names of secrets that intents boot with; without it none can.
+	CHAP func(ctx context.Context, name string) (ipxe.Login, error)
 	// CheckSource takes a token only from an address of its machine. Not behind NAT or a proxy.
 	CheckSource bool
 	// AgentHosts are where the agent URL in a report may point besides the machine's own addresses.
@@ -143,7 +146,11 @@ func released(next served) served {
 }
 
 func (h *Handler) script(w http.ResponseWriter, r *http.Request, e *pxe.Entry) {
-	b, err := Script(h.cfg.Decider, e)
+	login, err := h.login(r.Context(), e)
+	var b []byte
+	if err == nil {
+		b, err = Script(h.cfg.Decider, e, login)
+	}
 	if err != nil {
 		h.cfg.Logger.Error("no boot script", "machine", e.Intent.Machine, "run", e.Intent.Run, "err", err)
 		http.Error(w, "no boot script", http.StatusInternalServerError)
@@ -156,8 +163,20 @@ func (h *Handler) script(w http.ResponseWriter, r *http.Request, e *pxe.Entry) {
 	}
 }
 
-// Script writes the boot script of an intent.
-func Script(d *pxe.Decider, e *pxe.Entry) ([]byte, error) {
+// login is what the machine logs in to its boot volume with. A machine that is held gets it later.
+func (h *Handler) login(ctx context.Context, e *pxe.Entry) (ipxe.Login, error) {
+	b := e.Intent.Boot
+	switch {
+	case b == nil || b.CHAP == "" || e.Intent.Held:
+		return ipxe.Login{}, nil
+	case h.cfg.CHAP == nil:
+		return ipxe.Login{}, &fault.Error{Kind: fault.Unsupported, Where: "machine " + e.Intent.Machine, What: "resolve secret " + b.CHAP}
+	}
+	return h.cfg.CHAP(ctx, b.CHAP)
+}
+
+// Script writes the boot script of an intent; login is for its boot volume.
+func Script(d *pxe.Decider, e *pxe.Entry, login ipxe.Login) ([]byte, error) {
 	switch b := e.Intent.Boot; {
 	case b == nil:
 		return ipxe.Exit(), nil
@@ -172,7 +191,7 @@ func Script(d *pxe.Decider, e *pxe.Entry) ([]byte, error) {
 		params = append(params, ipxe.Param{Key: pxe.PhoneHomeParam, Value: d.URL(e, pxe.PathPhoneHome)})
 		return ipxe.Linux(d.URL(e, pxe.PathKernel), initrds, params)
 	case b.ISCSI != nil:
-		return ipxe.SAN(*b.ISCSI)
+		return ipxe.SAN(*b.ISCSI, login)
 	case b.HTTP != nil && b.HTTP.Form == pxe.FormEFI:
 		return ipxe.EFI(d.URL(e, b.HTTP.Path()))
 	case b.HTTP != nil:

@@ -18,6 +18,7 @@ type seen struct {
 	params            []string
 	initrds           []string
 	target            ipxe.Target
+	login             ipxe.Login
 	booted            bool
 }
 
@@ -39,8 +40,13 @@ func play(t testing.TB, script []byte) seen {
 			s.initrds = append(s.initrds, f.URL)
 			return err
 		case "set":
-			if c.Args[0] == "initiator-iqn" {
+			switch c.Args[0] {
+			case "initiator-iqn":
 				s.initiator = c.Args[1]
+			case "username":
+				s.login.User = c.Args[1]
+			case "password":
+				s.login.Secret = ipxe.NewSecret(c.Args[1])
 			}
 		case "sanboot":
 			d, err := ipxe.DecodeSAN(c.Args)
@@ -100,12 +106,19 @@ func TestInjection(t *testing.T) {
 		}
 		x := iqn
 		x.Name += p
-		_, err = ipxe.SAN(x)
+		_, err = ipxe.SAN(x, ipxe.Login{})
 		refused("target", err)
 		x = iqn
 		x.Initiator += p
-		_, err = ipxe.SAN(x)
+		_, err = ipxe.SAN(x, ipxe.Login{})
 		refused("initiator", err)
+		_, err = ipxe.SAN(iqn, ipxe.Login{User: "u" + p, Secret: ipxe.NewSecret("s")})
+		refused("CHAP user", err)
+		_, err = ipxe.SAN(iqn, ipxe.Login{User: "u", Secret: ipxe.NewSecret("hush" + p)})
+		refused("CHAP secret", err)
+		if strings.Contains(err.Error(), "hush") {
+			t.Errorf("the error tells the secret: %v", err)
+		}
 	}
 	for _, u := range []string{"file:///etc/passwd", "tftp://x/y", "/relative", "http://", "http://user:pw@10.0.0.1/", "javascript:x", "http://" + strings.Repeat("a", 600)} {
 		if _, err := ipxe.EFI(u); !fault.Is(err, fault.Invalid) {
@@ -225,9 +238,10 @@ func FuzzRoundTrip(f *testing.F) {
 			}
 		}
 		in := ipxe.Target{Portal: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.9"), port), Name: name, LUN: uint16(lun), Initiator: name}
-		if b, err := ipxe.SAN(in); err == nil {
-			if s := play(t, b); s.target != in {
-				t.Fatalf("%q became %+v", b, s.target)
+		login := ipxe.Login{User: key, Secret: ipxe.NewSecret(value)}
+		if b, err := ipxe.SAN(in, login); err == nil {
+			if s := play(t, b); s.target != in || s.login != login {
+				t.Fatalf("%q became %+v", b, s)
 			}
 		}
 	})

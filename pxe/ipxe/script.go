@@ -48,13 +48,19 @@ func Linux(kernel string, initrds []string, params []Param) ([]byte, error) {
 }
 
 // SAN returns a script that boots from an iSCSI logical unit and leaves it attached (in the iBFT) for
-// the operating system. The URI is that of RFC 4173 section 5, whose LUN is hexadecimal.
-func SAN(t Target) ([]byte, error) {
+// the operating system, login included. The URI is that of RFC 4173 section 5, whose LUN is hexadecimal.
+func SAN(t Target, l Login) ([]byte, error) {
 	if err := t.Check(); err != nil {
+		return nil, err
+	}
+	if err := l.Check(); err != nil {
 		return nil, err
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\nset initiator-iqn %s || exit 1\nset keep-san 1 || exit 1\n", magic, t.Initiator)
+	if l != (Login{}) {
+		fmt.Fprintf(&b, "set username %s || exit 1\nset password %s || exit 1\n", l.User, l.Secret.Reveal())
+	}
 	retried(&b, fmt.Sprintf("sanboot iscsi:%s::%d:%x:%s", t.Portal.Addr(), t.Portal.Port(), t.LUN, t.Name))
 	return []byte(b.String()), nil
 }

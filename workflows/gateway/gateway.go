@@ -16,7 +16,6 @@ import (
 	"rerack.dev/rerack/bmc"
 	bmcdriver "rerack.dev/rerack/bmc/driver"
 	fabric "rerack.dev/rerack/fabric/driver"
-	"rerack.dev/rerack/hypervisor"
 	"rerack.dev/rerack/hypervisor/agent"
 	hypervisordriver "rerack.dev/rerack/hypervisor/driver"
 	"rerack.dev/rerack/internal/fault"
@@ -33,6 +32,8 @@ type Config struct {
 	Switches map[string]func(topology.Switch) (fabric.Switch, error)
 	Fabrics  map[string]func(topology.Fabric) (san.Fabric, error)
 	Arrays   map[string]func(topology.Array) (san.Array, error)
+	// CHAP resolves the names of secrets with which hosts log in to targets.
+	CHAP func(ctx context.Context, name string) (user, secret string, err error)
 	// AgentCert and AgentCA are for the agents of hosts.
 	AgentCert tls.Certificate
 	AgentCA   *x509.CertPool
@@ -144,7 +145,7 @@ func (g *Gateway) Host(_ context.Context, machine string, h state.Host) (hypervi
 		if err != nil {
 			return nil, err
 		}
-		return hypervisor.New(c, hypervisor.Config{Machine: machine})
+		return g.told(c, machine)
 	})
 }
 
