@@ -24,8 +24,6 @@ type Spec struct {
 	NICs      []NIC  `json:"nics"`
 	Disks     []Disk `json:"disks"`
 	Epoch     uint64 `json:"epoch"`
-	// Initiator is the iSCSI name that the host logs in with for the VM, the workload's own; empty: the host's.
-	Initiator string `json:"initiator,omitempty"`
 }
 
 // NIC is one virtual NIC on a VLAN of the host's uplink.
@@ -105,8 +103,6 @@ func (s Spec) Validate() error {
 		return bad("firmware", s.Firmware)
 	case s.Epoch == 0:
 		return bad("epoch", "0 stands for none")
-	case s.Initiator != "" && !iscsi.MatchString(s.Initiator):
-		return bad("initiator", s.Initiator)
 	case len(s.NICs) > maxNICs:
 		return bad("nics", len(s.NICs))
 	case len(s.Disks) > maxDisks:
@@ -199,7 +195,7 @@ func hostPort(s string) bool {
 // secrets, the order of NICs and disks included: a guest sees it.
 func (s Spec) Equal(o Spec) bool {
 	return s.Name == o.Name && strings.EqualFold(s.UUID, o.UUID) && s.CPUs == o.CPUs && s.MemoryMiB == o.MemoryMiB && s.Arch == o.Arch &&
-		s.Firmware == o.Firmware && s.Epoch == o.Epoch && s.Initiator == o.Initiator && slices.Equal(s.NICs, o.NICs) && slices.EqualFunc(s.Disks, o.Disks, Disk.equal)
+		s.Firmware == o.Firmware && s.Epoch == o.Epoch && slices.Equal(s.NICs, o.NICs) && slices.EqualFunc(s.Disks, o.Disks, Disk.equal)
 }
 
 func (d Disk) equal(o Disk) bool {

@@ -28,7 +28,6 @@ func TestValidate(t *testing.T) {
 		"arch":      {func(s *driver.Spec) { s.Arch = "" }, func(s *driver.Spec) { s.Arch = "amd64" }},
 		"firmware":  {func(s *driver.Spec) { s.Firmware = "" }, func(s *driver.Spec) { s.Firmware = "coreboot" }},
 		"epoch":     {func(s *driver.Spec) { s.Epoch = 0 }},
-		"initiator": {func(s *driver.Spec) { s.Initiator = "db1" }, func(s *driver.Spec) { s.Initiator = "iqn.2026-01.org.example:a b" }},
 		"nics":      {func(s *driver.Spec) { s.NICs = make([]driver.NIC, 65) }},
 		"mac": {func(s *driver.Spec) { s.NICs[0].MAC = "" }, func(s *driver.Spec) { s.NICs[0].MAC = "01:00:00:00:00:07" },
 			func(s *driver.Spec) { s.NICs[0].MAC = "00:00:00:00:00:00" }, func(s *driver.Spec) { s.NICs[0].MAC = "02:00:00:00:00:0A" },
