@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	bmc "rerack.dev/rerack/bmc/driver"
@@ -117,7 +118,7 @@ func (a *Activities) bootRecord(ctx context.Context, in BootInput, now time.Time
 	for _, d := range net.DNS {
 		rec.DNS = append(rec.DNS, d.String())
 	}
-	rec.Type, rec.Kernel = string(img.Spec.Type), string(img.Spec.Kernel)
+	rec.Type, rec.Kernel, rec.File = string(img.Spec.Type), string(img.Spec.Kernel), string(img.Spec.File)
 	for _, i := range img.Spec.Initrds {
 		rec.Initrds = append(rec.Initrds, string(i))
 	}
@@ -216,14 +217,20 @@ func (a *Activities) stillOff(ctx, dev context.Context, in BootInput, control Ma
 	return nil
 }
 
-// firmware is the mode to boot in: what the workload needs, else the machine's first.
+// firmware is the mode to boot in: what the workload needs, else the machine's first that its image boots by.
 func (a *Activities) firmware(in BootInput, m topology.Machine) bmc.FirmwareMode {
 	t := a.Topology()
 	if w, ok := t.Workloads[in.Name]; ok && !in.Host && w.Spec.Firmware != "" {
 		return bmc.FirmwareMode(w.Spec.Firmware)
 	}
-	if hw := t.HardwareTypes[m.Spec.HardwareType].Spec; len(hw.Firmware) > 0 {
-		return bmc.FirmwareMode(hw.Firmware[0])
+	var boots []topology.Firmware // what its image boots by; none means all
+	if !in.Host {
+		boots = t.Images[t.Workloads[in.Name].Spec.Image].Spec.Firmware
+	}
+	for _, f := range t.HardwareTypes[m.Spec.HardwareType].Spec.Firmware {
+		if len(boots) == 0 || slices.Contains(boots, f) {
+			return bmc.FirmwareMode(f)
+		}
 	}
 	return bmc.FirmwareAny
 }

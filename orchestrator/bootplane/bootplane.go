@@ -83,6 +83,13 @@ func what(b state.Boot) (*pxe.Boot, error) {
 		}
 		return &pxe.Boot{ISCSI: &ipxe.Target{Portal: portal, Name: b.SAN.Target, LUN: uint16(b.SAN.LUN), Initiator: b.SAN.Initiator}, CHAP: b.SAN.CHAP}, nil
 	}
+	if topology.ImageType(b.Type).OneFile() {
+		form := pxe.FormDisk
+		if b.Type == string(topology.ImageEFI) {
+			form = pxe.FormEFI
+		}
+		return &pxe.Boot{HTTP: &pxe.Image{File: pxe.Digest(b.File), Form: form}}, nil
+	}
 	k := &pxe.Kernel{Kernel: pxe.Digest(b.Kernel)}
 	for _, d := range b.Initrds {
 		k.Initrds = append(k.Initrds, pxe.Digest(d))

@@ -11,6 +11,8 @@ import (
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/store"
+	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/pxe"
 	"rerack.dev/rerack/pxe/pxetest"
 )
 
@@ -49,6 +51,25 @@ func TestFollowKeepsTheTable(t *testing.T) {
 	}
 }
 
+func TestFollowServesImagesOfOneFile(t *testing.T) {
+	s := openStore(t)
+	w := newPlane(t, s)
+	w.follow(t)
+	for epoch, form := range map[uint64]struct {
+		kind topology.ImageType
+		want pxe.ImageForm
+	}{1: {topology.ImageDisk, pxe.FormDisk}, 2: {topology.ImageISO, pxe.FormDisk}, 3: {topology.ImageEFI, pxe.FormEFI}} {
+		b := record(int(epoch), epoch)
+		b.Type, b.File, b.Kernel, b.Initrds = string(form.kind), b.Kernel, "", nil
+		putBoot(t, s, b)
+		eventually(t, "it is served", func() bool { return w.epochOf(int(epoch)) == epoch })
+		e, _ := w.Table.Lookup(pxetest.MAC(int(epoch)))
+		if h := e.Intent.Boot.HTTP; h == nil || h.Form != form.want || string(h.File) != b.File {
+			t.Errorf("%s: %+v", form.kind, e.Intent.Boot)
+		}
+	}
+}
+
 func TestFollowServesNothingForADamagedRecord(t *testing.T) {
 	damage := map[string]func(b *state.Boot) any{
 		"not JSON":           func(*state.Boot) any { return "rubbish" },
@@ -59,6 +80,7 @@ func TestFollowServesNothingForADamagedRecord(t *testing.T) {
 		"bad portal":         func(b *state.Boot) any { b.Type, b.SAN = "san", &state.SANBoot{Portal: "x"}; return b },
 		"multicast MAC":      func(b *state.Boot) any { b.MACs = []string{"01:00:5e:00:00:01"}; return b },
 		"MAC of eight bytes": func(b *state.Boot) any { b.MACs = []string{"00:11:22:33:44:55:66:77"}; return b },
+		"image without file": func(b *state.Boot) any { b.Type = "iso"; return b },
 		"no workflow":        func(b *state.Boot) any { b.Workflow = ""; return b },
 	}
 	s := openStore(t)

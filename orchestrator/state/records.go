@@ -243,6 +243,7 @@ type Boot struct {
 	Kernel   string            `json:"kernel,omitempty"`
 	Initrds  []string          `json:"initrds,omitempty"`
 	Cmdline  map[string]string `json:"cmdline,omitempty"`
+	File     string            `json:"file,omitempty"` // of types disk, iso and efi
 	SAN      *SANBoot          `json:"san,omitempty"`
 	Expires  time.Time         `json:"expires"`
 	Held     bool              `json:"held,omitempty"`  // waits in its boot loader until what it depends on is healthy

@@ -9,17 +9,24 @@ const (
 	ImageKernel     ImageType = "kernel"     // kernel + initrds + command line
 	ImageSAN        ImageType = "san"        // boots from the workload's own boot volume
 	ImageHypervisor ImageType = "hypervisor" // kernel form, makes the machine a Host
+	ImageDisk       ImageType = "disk"       // a raw disk image, read over HTTP by iPXE
+	ImageISO        ImageType = "iso"        // an ISO 9660 image, read over HTTP by iPXE
+	ImageEFI        ImageType = "efi"        // an EFI binary, started by UEFI firmware
 )
 
 // ImageSpec is what to boot. Files are named by digest and live in the image store.
 type ImageSpec struct {
-	Type     ImageType         `json:"type" enum:"kernel,san,hypervisor" doc:"kernel: kernel and initrds; san: the workload's own boot volume; hypervisor: a kernel that makes the machine a Host"`
+	Type     ImageType         `json:"type" enum:"kernel,san,hypervisor,disk,iso,efi" doc:"kernel: kernel and initrds; san: the workload's own boot volume; hypervisor: a kernel that makes the machine a Host; disk, iso: an image that the boot loader reads over HTTP; efi: an EFI binary"`
 	Arch     Arch              `json:"arch" enum:"x86_64,arm64" doc:"CPU architecture it runs on"`
 	Firmware []Firmware        `json:"firmware,omitempty" enum:"bios,uefi" doc:"Ways it can boot; empty means all"`
 	Kernel   Digest            `json:"kernel,omitempty" doc:"Kernel file"`
 	Initrds  []Digest          `json:"initrds,omitempty" doc:"Initial RAM disks, in order"`
+	File     Digest            `json:"file,omitempty" doc:"The file of an image of type disk, iso or efi"`
 	Cmdline  map[string]string `json:"cmdline,omitempty" doc:"Kernel parameters; an empty value is a flag" keys:"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$" pattern:"^[A-Za-z0-9_.,:/=@%+~*\\[\\]-]*$" form:"letters, digits and _ . , : / = @ % + ~ * [ ] -, no spaces"`
 }
+
+// OneFile reports whether the image is a single file that is started as it is, without parameters.
+func (t ImageType) OneFile() bool { return t == ImageDisk || t == ImageISO || t == ImageEFI }
 
 // RunsOn is where a workload may run.
 type RunsOn string

@@ -12,17 +12,35 @@ import (
 func (v *validator) images() {
 	for _, name := range v.order[KindImage] {
 		s := v.t.Images[name].Spec
+		given := map[string]bool{"kernel": s.Kernel != "", "initrds": len(s.Initrds) > 0, "cmdline": len(s.Cmdline) > 0}
 		switch s.Type {
 		case ImageKernel, ImageHypervisor:
 			if s.Kernel == "" {
 				v.fail(KindImage, name, "spec", fmt.Sprintf("an image of type %s needs kernel", s.Type), "kernel: sha256:…")
 			}
-		case ImageSAN:
-			for field, given := range map[string]bool{"kernel": s.Kernel != "", "initrds": len(s.Initrds) > 0, "cmdline": len(s.Cmdline) > 0} {
-				if given {
-					v.fail(KindImage, name, "spec."+field, "an image of type san has no files: it boots what is on the volume", "remove "+field)
-				}
+			if s.File != "" {
+				v.fail(KindImage, name, "spec.file", fmt.Sprintf("an image of type %s has kernel and initrds instead", s.Type), "remove file")
 			}
+		case ImageSAN:
+			given["file"] = s.File != ""
+			v.without(name, given, "an image of type san has no files: it boots what is on the volume")
+		case ImageDisk, ImageISO, ImageEFI:
+			if s.File == "" {
+				v.fail(KindImage, name, "spec", fmt.Sprintf("an image of type %s needs file", s.Type), "file: sha256:…")
+			}
+			v.without(name, given, fmt.Sprintf("an image of type %s is one file and takes no parameters", s.Type))
+			if s.Type == ImageEFI && (len(s.Firmware) != 1 || s.Firmware[0] != UEFI) {
+				v.fail(KindImage, name, "spec.firmware", "only UEFI starts an EFI binary", "firmware: [uefi]")
+			}
+		}
+	}
+}
+
+// without refuses the fields that are given.
+func (v *validator) without(image string, given map[string]bool, why string) {
+	for field, is := range given {
+		if is {
+			v.fail(KindImage, image, "spec."+field, why, "remove "+field)
 		}
 	}
 }

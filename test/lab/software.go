@@ -17,6 +17,7 @@ import (
 const (
 	initrdMagic = "RERACK LAB INITRD "
 	kernelMagic = "RERACK LAB KERNEL "
+	imageMagic  = "RERACK LAB IMAGE"
 	systemLinux = "linux"
 	systemHyper = "hypervisor"
 	imagesDir   = "images"
@@ -49,6 +50,12 @@ func (l *Lab) makeImages(ctx context.Context) error {
 			continue // boots what is on its volume
 		case topology.ImageHypervisor:
 			system = systemHyper
+		case topology.ImageDisk, topology.ImageISO, topology.ImageEFI:
+			if img.Spec.File, err = blob(img, name+".image", img.Spec.File, imageMagic); err != nil {
+				return err
+			}
+			l.topo.Images[name] = img
+			continue
 		case topology.ImageKernel:
 		}
 		if img.Spec.Kernel, err = blob(img, name+".kernel", img.Spec.Kernel, kernelMagic+string(img.Spec.Arch)); err != nil {
