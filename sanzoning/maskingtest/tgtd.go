@@ -61,7 +61,7 @@ func StartTgtd(t testing.TB) *Tgtd {
 	go func() { _ = cmd.Wait(); close(exited) }()
 	t.Cleanup(func() { cancel(); <-exited })
 	for start := time.Now(); ; {
-		_, err := d.call(tgtadm.Request{Mode: tgtadm.System, Op: tgtadm.Show})
+		_, err := d.Try(tgtadm.Request{Mode: tgtadm.System, Op: tgtadm.Show})
 		if err == nil {
 			conn, dialErr := net.Dial("tcp", d.Portal)
 			if dialErr == nil {
@@ -94,7 +94,7 @@ func (d *Tgtd) AddVolume(tid int32, iqn string, size int64, account iscsi.Accoun
 	d.Must(tgtadm.Request{Mode: tgtadm.Target, Op: tgtadm.New, TID: tid, Params: "targetname=" + iqn})
 	d.Must(tgtadm.Request{Mode: tgtadm.Device, Op: tgtadm.New, TID: tid, LUN: 1, Params: "path=" + disk})
 	if account.User != "" {
-		_, _ = d.call(tgtadm.Request{Mode: tgtadm.AccountMode, Op: tgtadm.New, Params: "user=" + account.User + ",password=" + account.Secret})
+		_, _ = d.Try(tgtadm.Request{Mode: tgtadm.AccountMode, Op: tgtadm.New, Params: "user=" + account.User + ",password=" + account.Secret})
 		d.Must(tgtadm.Request{Mode: tgtadm.AccountMode, Op: tgtadm.Bind, TID: tid, Params: "user=" + account.User})
 	}
 }
@@ -102,14 +102,15 @@ func (d *Tgtd) AddVolume(tid int32, iqn string, size int64, account iscsi.Accoun
 // Must sends a management request that has to succeed.
 func (d *Tgtd) Must(req tgtadm.Request) string {
 	d.t.Helper()
-	text, err := d.call(req)
+	text, err := d.Try(req)
 	if err != nil {
 		d.t.Fatalf("tgtd %+v: %v", req, err)
 	}
 	return text
 }
 
-func (d *Tgtd) call(req tgtadm.Request) (string, error) {
+// Try sends a management request and returns the text of its answer.
+func (d *Tgtd) Try(req tgtadm.Request) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	conn, err := net.Dial("unix", d.Socket)

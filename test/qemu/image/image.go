@@ -17,9 +17,10 @@ import (
 
 // Sources are the files that an image is made of.
 type Sources struct {
-	Kernel  string // a bzImage
-	Modules string // the kernel's own folder below lib/modules
-	Busybox string // statically linked
+	Kernel  string   // a bzImage
+	Modules string   // the kernel's own folder below lib/modules
+	Busybox string   // statically linked
+	Roots   []string // folders like /, for programs with their libraries
 }
 
 //go:embed init.sh
@@ -33,7 +34,7 @@ func drivers() []string { return []string{"virtio_pci", "virtio_net"} }
 
 // applets are the commands of busybox that the scripts use.
 func applets() []string {
-	return []string{"sh", "mount", "insmod", "ifconfig", "route", "udhcpc", "wget", "sed", "cat", "printf", "sleep", "httpd"}
+	return []string{"sh", "mount", "insmod", "ifconfig", "route", "udhcpc", "wget", "sed", "cat", "printf", "sleep", "httpd", "dd", "sort", "tail"}
 }
 
 // Find looks for a kernel with its modules below each root in turn, as Debian's linux-image packages lay
@@ -48,7 +49,7 @@ func Find(roots ...string) (Sources, error) {
 		for _, k := range slices.Backward(kernels) {
 			version := strings.TrimPrefix(filepath.Base(k), "vmlinuz-")
 			for _, lib := range []string{"lib", "usr/lib"} {
-				s := Sources{Kernel: k, Modules: filepath.Join(root, lib, "modules", version), Busybox: "/bin/busybox"}
+				s := Sources{Kernel: k, Modules: filepath.Join(root, lib, "modules", version), Busybox: "/bin/busybox", Roots: roots}
 				if _, err := os.Stat(s.Modules); err == nil {
 					return s, nil
 				}
@@ -59,12 +60,29 @@ func Find(roots ...string) (Sources, error) {
 		Next: "install linux-image-cloud-amd64, or unpack that package and name the folder"}
 }
 
-// Build returns the kernel and the initial RAM disk.
-func Build(s Sources) (kernel, initrd []byte, err error) {
+// diskDrivers are what it needs besides to reach a disk, over iSCSI or in a virtual machine.
+func diskDrivers() []string {
+	return []string{"sd_mod", "ata_piix", "virtio_blk", "iscsi_ibft", "iscsi_tcp", "crc32c_intel"}
+}
+
+// Build returns the kernel and the initial RAM disk of a system without a disk.
+func Build(s Sources) (kernel, initrd []byte, err error) { return build(s, drivers(), nil) }
+
+// BuildForDisk returns those of a system that is installed on a disk, see Loader.WriteDisk. It finds its disk
+// where the firmware booted it from over iSCSI, as the iBFT says, or else among the machine's own.
+func BuildForDisk(s Sources) (kernel, initrd []byte, err error) {
+	extra, err := programs(s.Roots, "iscsistart")
+	if err != nil {
+		return nil, nil, err
+	}
+	return build(s, append(drivers(), diskDrivers()...), extra)
+}
+
+func build(s Sources, drivers []string, extra []program) (kernel, initrd []byte, err error) {
 	if kernel, err = os.ReadFile(s.Kernel); err != nil {
 		return nil, nil, fault.Wrap(err, "read kernel", s.Kernel)
 	}
-	modules, err := resolve(s.Modules, drivers())
+	modules, err := resolve(s.Modules, drivers)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -78,12 +96,15 @@ func Build(s Sources) (kernel, initrd []byte, err error) {
 		return nil, nil, fault.Wrap(err, "compress", "initial RAM disk")
 	}
 	a := &archive{w: z}
-	for _, d := range []string{"bin", "dev", "proc", "sys", "etc", "modules", "www"} {
+	for _, d := range []string{"bin", "lib", "lib64", "dev", "proc", "sys", "etc", "modules", "www"} {
 		a.add(d, modeDir|0o755, nil)
 	}
 	a.add("bin/busybox", modeFile|0o755, busybox)
 	for _, name := range applets() {
 		a.add("bin/"+name, modeLink|0o777, []byte("busybox"))
+	}
+	for _, p := range extra {
+		a.add(p.name, modeFile|0o755, p.data)
 	}
 	var order strings.Builder
 	for _, m := range modules {

@@ -35,7 +35,41 @@ if [ -n "$address" ]; then # installed on this machine: it knows its address
 	[ -n "$gateway" ] && route add default gw "$gateway"
 else
 	ifconfig eth0 up
-	until udhcpc -i eth0 -q -n -t 5 -T 1 -s /etc/udhcpc; do say "no DHCP answer"; done
+	until udhcpc -i eth0 -q -n -t 5 -T 1 -O 224 -s /etc/udhcpc; do say "no DHCP answer"; done
+fi
+
+# A system on a disk has no command line that could tell where it reports to: DHCP does.
+[ -z "$home" ] && [ -s /etc/phonehome ] && home=$(cat /etc/phonehome)
+
+# own_disk prints the disk with our records: a LUN that the firmware booted from, or one of the machine's own.
+records=2048 count=1024
+own_disk() {
+	for try in 1 2 3 4 5 6 7 8 9 10; do
+		for d in /sys/block/[sv]d*; do
+			dev=/dev/${d##*/}
+			case $(dd if="$dev" bs=512 skip=$records count=1 2>/dev/null) in
+			"rerack record "*) echo "$dev" && return ;;
+			esac
+		done
+		sleep 1
+	done
+}
+
+# record N writes the Nth record past every cache; it fails when the disk does not take it.
+record() {
+	printf '%-511s\n' "$(printf 'rerack record %06d by %s' "$1" "$workload $(cat /sys/class/net/eth0/address)")" >/sector
+	dd if=/sector of="$disk" bs=512 seek=$((records + $1 % count)) oflag=direct conv=notrunc 2>/dev/null
+}
+
+if [ "$(param lab.disk)" = yes ]; then
+	if [ -d /sys/firmware/ibft/target0 ]; then
+		iscsistart -b >/dev/null 2>/iscsi.log || say "no iSCSI session: $(tail -n 1 /iscsi.log)"
+	fi
+	disk=$(own_disk)
+	[ -n "$disk" ] || { say "no disk"; forever; }
+	last=$(dd if="$disk" bs=512 skip=$records count=$count iflag=direct 2>/dev/null |
+		sed -n 's/.*rerack record 0*\([0-9][0-9]*\) by .*/\1/p' | sort -n | tail -n 1)
+	say "disk $disk: found record ${last:-0}"
 fi
 say "start workload=$workload epoch=$epoch"
 
@@ -50,6 +84,27 @@ report() {
 		sleep 1
 	done
 }
+
+# write goes on writing records, and says when its disk refuses.
+write() {
+	n=$((${last:-0} + 1))
+	while :; do
+		if record $n; then
+			[ -n "$wrote" ] || say "wrote record $n"
+			wrote=yes n=$((n + 1))
+		else
+			say "record $n not written"
+			wrote=
+		fi
+		sleep 1
+	done
+}
+if [ -n "$disk" ]; then
+	record $((${last:-0} + 1)) || { say "the disk takes nothing"; forever; }
+	last=$((${last:-0} + 1))
+	say "wrote record $last"
+	write &
+fi
 
 report phone-home
 printf '{"workload":"%s","epoch":%s,"address":"%s"}\n' "$workload" "${epoch:-0}" \

@@ -69,7 +69,7 @@ type running struct {
 }
 
 // on turns a machine on; i is its number at the boot server.
-func (s *site) on(i int, firmware machine.Firmware, b machine.Boot) *running {
+func (s *site) on(i int, firmware machine.Firmware, b machine.Boot, disks ...string) *running {
 	t := s.t
 	t.Helper()
 	mac := pxetest.MAC(i)
@@ -78,7 +78,7 @@ func (s *site) on(i int, firmware machine.Firmware, b machine.Boot) *running {
 	must(t, err)
 	r := &running{port: p, console: filepath.Join(dir, "console"), lines: make(chan string, 4096), ended: make(chan error, 1)}
 	m, err := machine.New(machine.Config{Name: "m" + string(rune('0'+i)), QEMU: qemutest.QEMU(t), Dir: dir, Console: r.console,
-		MemoryMiB: map[machine.Firmware]int64{machine.BIOS: 128, machine.UEFI: 256}[firmware], Firmware: firmware, Serial: "RR-1",
+		MemoryMiB: map[machine.Firmware]int64{machine.BIOS: 128, machine.UEFI: 256}[firmware], Firmware: firmware, Serial: "RR-1", Disks: disks,
 		NICs: []machine.NIC{{MAC: net.HardwareAddr(mac[:]), Port: p}},
 		OnLine: func(l string) {
 			select {
@@ -225,7 +225,7 @@ func TestNetworkBoot(t *testing.T) {
 }
 
 // serve runs the product's boot server on the site's host, with iPXE and the test system for files.
-func (s *site) serve() *pxetest.Site {
+func (s *site) serve(also ...func(*bootserver.Config)) *pxetest.Site {
 	t := s.t
 	t.Helper()
 	loaders := qemutest.Loaders(t)
@@ -246,6 +246,9 @@ func (s *site) serve() *pxetest.Site {
 		must(t, err)
 		c.DHCP = []dhcp.Listener{{Name: "vlan", Conn: packets(67), ServerID: s.self, Subnets: []netip.Prefix{netip.PrefixFrom(s.self, 16).Masked()}}}
 		c.TFTPConn, c.ListenPacket, c.HTTPListener, c.BaseURL = packets(69), s.host.ListenPacketName, l, "http://"+s.self.String()
+		for _, f := range also {
+			f(c)
+		}
 	})
 	kernel, initrd, err := image.Build(qemutest.Sources(t))
 	must(t, err)

@@ -41,20 +41,19 @@ const (
 // san is a real tgtd with one volume, and the way to it from the machines' network: each machine comes from an
 // address of its own, which the array's access list knows it by, whatever address its workload has.
 type san struct {
-	array *tgt.Array
-	disk  string
+	array  *tgt.Array
+	daemon *maskingtest.Tgtd
+	disk   string
 
 	mu    sync.Mutex
 	dials map[string]int // by machine
 }
 
-func (s *site) san() *san {
+func (s *site) san(disk string) *san {
 	t := s.t
 	t.Helper()
 	d := maskingtest.StartTgtd(t)
-	v := &san{dials: map[string]int{}, disk: filepath.Join(t.TempDir(), "disk")}
-	must(t, os.WriteFile(v.disk, counter, 0o600))
-	must(t, os.Truncate(v.disk, diskSize))
+	v := &san{dials: map[string]int{}, disk: disk, daemon: d}
 	d.Must(tgtadm.Request{Mode: tgtadm.Target, Op: tgtadm.New, TID: 1, Params: "targetname=" + volume})
 	d.Must(tgtadm.Request{Mode: tgtadm.Device, Op: tgtadm.New, TID: 1, LUN: 1, Params: "path=" + v.disk})
 	var err error
@@ -89,6 +88,13 @@ func (s *site) san() *san {
 
 func storageAddress(mac vswitch.MAC) string { return fmt.Sprintf("127.9.0.%d", mac[5]) }
 
+// login makes the target ask for a CHAP user and secret, these and no others.
+func (v *san) login(user, secret string) {
+	_, _ = v.daemon.Try(tgtadm.Request{Mode: tgtadm.AccountMode, Op: tgtadm.Delete, Params: "user=" + user}) // there may be none
+	v.daemon.Must(tgtadm.Request{Mode: tgtadm.AccountMode, Op: tgtadm.New, Params: "user=" + user + ",password=" + secret})
+	v.daemon.Must(tgtadm.Request{Mode: tgtadm.AccountMode, Op: tgtadm.Bind, TID: 1, Params: "user=" + user})
+}
+
 // mask gives the volume to the machines named and to nobody else, whose sessions it ends.
 func (v *san) mask(t *testing.T, epoch uint64, hosts ...string) {
 	t.Helper()
@@ -115,7 +121,10 @@ func (v *san) count(t *testing.T) uint16 {
 // address. The first is never turned off: its BMC might lie. The mask alone keeps it from writing.
 func TestBootFromSANMoves(t *testing.T) {
 	s := newSite(t)
-	v := s.san()
+	disk := filepath.Join(t.TempDir(), "disk")
+	must(t, os.WriteFile(disk, counter, 0o600))
+	must(t, os.Truncate(disk, diskSize))
+	v := s.san(disk)
 	boot := s.serve()
 	target := &ipxe.Target{Portal: netip.AddrPortFrom(s.self, 3260), Name: volume, LUN: 1, Initiator: initiator}
 	start := func(i int, epoch uint64) *running {
