@@ -3,6 +3,7 @@ package iscsi
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
@@ -148,4 +149,43 @@ func TestAddressOfPipeIsInvalid(t *testing.T) {
 	if got := addressOf(a); got != (netip.Addr{}) {
 		t.Fatalf("got %v", got)
 	}
+}
+
+// FuzzTap feeds a tap with whatever both sides may say, in pieces of any size.
+func FuzzTap(f *testing.F) {
+	login := append([]byte{0x43, 0x87, 0, 0, 0, 0, 0, 16}, make([]byte, 40)...)
+	login = append(login, "TargetName=iqn.a"...)
+	f.Add(login, []byte{0x23, 0x83}, 7)
+	f.Add([]byte{0x01, 0xa0, 0, 0, 255, 255, 255, 255}, bytes.Repeat([]byte{0x21}, 96), 1)
+	f.Fuzz(func(t *testing.T, out, in []byte, piece int) {
+		near, far := net.Pipe()
+		defer near.Close()
+		defer far.Close()
+		c := Tap(&scripted{Conn: near, in: in}, Watcher{Login: func(string, string) {}, Wrote: func(uint16) {}, Blind: func(string) {}})
+		piece = max(1, min(piece, 64))
+		b := make([]byte, piece)
+		for len(out) > 0 {
+			n := min(piece, len(out))
+			_, _ = c.Write(out[:n])
+			out = out[n:]
+			_, _ = c.Read(b)
+		}
+	})
+}
+
+// scripted takes everything and answers what it was given.
+type scripted struct {
+	net.Conn
+	in []byte
+}
+
+func (s *scripted) Write(b []byte) (int, error) { return len(b), nil }
+
+func (s *scripted) Read(b []byte) (int, error) {
+	n := copy(b, s.in)
+	s.in = s.in[n:]
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
 }

@@ -253,11 +253,16 @@ func (s *Session) Capacity(ctx context.Context, lun uint16) (blocks uint64, size
 	if len(got) < 8 {
 		return 0, 0, fault.Wrap(malformed("a capacity of %d bytes", len(got)), "read capacity", s.where)
 	}
-	size = int(binary.BigEndian.Uint32(got[4:]))
+	blocks, size = uint64(binary.BigEndian.Uint32(got))+1, int(binary.BigEndian.Uint32(got[4:]))
+	if blocks == 1<<32 { // or more: the form is too short to tell
+		if blocks, size, err = s.capacity16(ctx, lun); err != nil {
+			return 0, 0, err
+		}
+	}
 	if size < 512 || size > 64<<10 {
 		return 0, 0, fault.Wrap(malformed("a block size of %d", size), "read capacity", s.where)
 	}
-	return uint64(binary.BigEndian.Uint32(got)) + 1, size, nil
+	return blocks, size, nil
 }
 
 func (s *Session) size(ctx context.Context, lun uint16) (int, error) {

@@ -94,6 +94,18 @@ func portal(t *testing.T, d *disk, a iscsi.Account, allowed string) (*iscsi.Targ
 	if d.data == nil {
 		d.data = make([]byte, 4<<20)
 	}
+	return serveUnits(t, d, a, allowed)
+}
+
+func serveDevice(t *testing.T, d iscsi.Device, a iscsi.Account, allowed string) string {
+	t.Helper()
+	_, _, at := serveUnits(t, d, a, allowed)
+	return at
+}
+
+// serveUnits starts a target with d as its LUN 1.
+func serveUnits(t *testing.T, d iscsi.Device, a iscsi.Account, allowed string) (*iscsi.Target, *gate, string) {
+	t.Helper()
 	g := &gate{grant: iscsi.Grant{Account: a, Units: map[uint16]iscsi.Device{1: d}}, allowed: netip.MustParseAddr(allowed)}
 	target, err := iscsi.NewTarget(iscsi.TargetConfig{Gate: g})
 	if err != nil {
