@@ -9,6 +9,7 @@ const (
 	ImageKernel     ImageType = "kernel"     // kernel + initrds + command line
 	ImageSAN        ImageType = "san"        // boots from the workload's own boot volume
 	ImageHypervisor ImageType = "hypervisor" // kernel form, makes the machine a Host
+	ImageCapture    ImageType = "capture"    // kernel form, copies a machine's local disk into a volume
 	ImageDisk       ImageType = "disk"       // a raw disk image, read over HTTP by iPXE
 	ImageISO        ImageType = "iso"        // an ISO 9660 image, read over HTTP by iPXE
 	ImageEFI        ImageType = "efi"        // an EFI binary, started by UEFI firmware
@@ -16,7 +17,7 @@ const (
 
 // ImageSpec is what to boot. Files are named by digest and live in the image store.
 type ImageSpec struct {
-	Type     ImageType         `json:"type" enum:"kernel,san,hypervisor,disk,iso,efi" doc:"kernel: kernel and initrds; san: the workload's own boot volume; hypervisor: a kernel that makes the machine a Host; disk, iso: an image that the boot loader reads over HTTP; efi: an EFI binary"`
+	Type     ImageType         `json:"type" enum:"kernel,san,hypervisor,capture,disk,iso,efi" doc:"kernel: kernel and initrds; san: the workload's own boot volume; hypervisor: a kernel that makes the machine a Host; capture: a kernel that copies its local disk into a volume; disk, iso: an image that the boot loader reads over HTTP; efi: an EFI binary"`
 	Arch     Arch              `json:"arch" enum:"x86_64,arm64" doc:"CPU architecture it runs on"`
 	Firmware []Firmware        `json:"firmware,omitempty" enum:"bios,uefi" doc:"Ways it can boot; empty means all"`
 	Kernel   Digest            `json:"kernel,omitempty" doc:"Kernel file"`

@@ -14,7 +14,7 @@ func (v *validator) images() {
 		s := v.t.Images[name].Spec
 		given := map[string]bool{"kernel": s.Kernel != "", "initrds": len(s.Initrds) > 0, "cmdline": len(s.Cmdline) > 0}
 		switch s.Type {
-		case ImageKernel, ImageHypervisor:
+		case ImageKernel, ImageHypervisor, ImageCapture:
 			if s.Kernel == "" {
 				v.fail(KindImage, name, "spec", fmt.Sprintf("an image of type %s needs kernel", s.Type), "kernel: sha256:…")
 			}
@@ -104,6 +104,8 @@ func (v *validator) image(name string, w WorkloadSpec) {
 	switch {
 	case img.Spec.Type == ImageHypervisor:
 		fail("spec.image", "image "+w.Image+" is a hypervisor: it makes a machine a Host", "choose an image of type kernel or san")
+	case img.Spec.Type == ImageCapture:
+		fail("spec.image", "image "+w.Image+" copies a machine's disk and runs nothing", "choose an image of type kernel or san")
 	case img.Spec.Type == ImageSAN && boots == 0:
 		fail("spec.volumes", "image "+w.Image+" boots from a volume and none has boot: true", "set boot: true on one volume")
 	case img.Spec.Type == ImageSAN && w.InitiatorIQN == "" && v.bootsOverISCSI(w):
