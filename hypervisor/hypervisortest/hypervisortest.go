@@ -25,6 +25,9 @@ type Rig struct {
 	Starts func() int
 	// Fail breaks the nth call that reaches the host from now. nil: the rig cannot.
 	Fail func(n int, how Failure)
+	// Whole is the fullest definition that the host runs, with three NICs and three disks at least. nil: it
+	// runs whatever makes sense.
+	Whole func(t *testing.T) driver.Spec
 	// Heal takes back what Fail has not broken yet, and reports whether it has broken something.
 	Heal func() bool
 }
