@@ -202,6 +202,8 @@ const (
 	PathLoader    = "loader/" // and its name
 	PathPhoneHome = "phone-home"
 	PathJoin      = "join"
+	PathOrders    = "capture/orders"
+	PathReport    = "capture/report"
 )
 
 // Path is where the image lies below /boot/<token>/. Firmware takes the form from the extension when

@@ -67,3 +67,11 @@ type Join struct {
 type Joiner interface {
 	Join(ctx context.Context, j Join) (chain, ca []byte, err error)
 }
+
+// Caller is the booted system that asks for something with its boot token, after its phone-home.
+type Caller struct {
+	Machine string
+	Run     string
+	Epoch   uint64
+	From    netip.Addr
+}

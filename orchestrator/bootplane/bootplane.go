@@ -146,7 +146,7 @@ func (p *Plane) Reached(ctx context.Context, m pxe.Milestone) error {
 	}
 	name := rec.Workload
 	if name == "" {
-		name = "host-" + rec.Machine
+		name = "host-" + rec.Machine // or the one whose disk is copied
 	}
 	if m.Kind != pxe.KindHealthy { // the workflow writes that itself, after it has checked
 		if _, err := state.Update(ctx, p.Store, state.ResultsAt+rec.Run+"/"+name, func(r *state.Result) error {
@@ -194,7 +194,7 @@ func (p *Plane) Join(ctx context.Context, j pxe.Join) (chain, ca []byte, err err
 	if err != nil {
 		return nil, nil, err
 	}
-	if rev == 0 || !is(rec, j.Run, j.Epoch) || rec.Workload != "" {
+	if rev == 0 || !is(rec, j.Run, j.Epoch) || rec.Workload != "" || rec.Capture {
 		return nil, nil, &fault.Error{Kind: fault.Unsafe, Where: "machine " + j.Machine, What: "join",
 			Evidence: "no run is making it a host"}
 	}

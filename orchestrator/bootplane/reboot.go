@@ -33,6 +33,10 @@ func (p *Plane) reboot(ctx context.Context, b state.Boot, rev uint64) error {
 	if b.Nonce == "" || b.PhonedAt == nil {
 		return nil // of the boot before: this one's token is not used up
 	}
+	if b.Capture {
+		log.Warn("a machine whose disk is copied has reset itself; its run boots it again when it has been silent for long enough")
+		return nil
+	}
 	if b.Workload == "" {
 		log.Warn("a host has reset itself; it is not booted again")
 		return nil

@@ -229,7 +229,8 @@ func conflict(machine, evidence, next string) error {
 type Boot struct {
 	Name     string            `json:"name"` // record name: the machine's, or the workload's for a VM
 	Machine  string            `json:"machine"`
-	Workload string            `json:"workload,omitempty"` // empty for a Host
+	Workload string            `json:"workload,omitempty"` // empty for a Host, and for a capture
+	Capture  bool              `json:"capture,omitempty"`  // its disk is copied by the run
 	VM       bool              `json:"vm,omitempty"`
 	Run      string            `json:"run"`
 	Epoch    uint64            `json:"epoch"`
@@ -285,13 +286,14 @@ const (
 	KindRecover RunKind = "" // a failure domain
 	KindPlace   RunKind = "place"
 	KindRelease RunKind = "release"
+	KindCapture RunKind = "capture" // a machine's disk into a volume
 )
 
 // Run is one durable procedure, as people see it.
 type Run struct {
 	ID          string            `json:"id"`
 	Kind        RunKind           `json:"kind,omitempty"`
-	Domain      string            `json:"domain"` // "workload/web1" for a placement or release
+	Domain      string            `json:"domain"` // "workload/web1" for a placement or release, "volume/db1" for a capture
 	Runbook     string            `json:"runbook,omitempty"`
 	Trigger     string            `json:"trigger"` // person, api, alert, detector
 	By          string            `json:"by"`

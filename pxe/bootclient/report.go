@@ -27,18 +27,9 @@ func Report(ctx context.Context, c *http.Client, phoneHome string, r httpboot.Re
 
 // Join posts the certificate request of an agent beside the phone-home URL.
 func Join(ctx context.Context, c *http.Client, phoneHome string, r httpboot.JoinRequest) (httpboot.JoinReply, error) {
-	if n := len(phoneHome) - len(pxe.PathPhoneHome); n > 0 {
-		phoneHome = phoneHome[:n] + pxe.PathJoin
-	}
-	b, err := post(ctx, c, phoneHome, r)
-	if err != nil {
-		return httpboot.JoinReply{}, err
-	}
 	var reply httpboot.JoinReply
-	if err := json.Unmarshal(b, &reply); err != nil {
-		return httpboot.JoinReply{}, &fault.Error{Kind: fault.Internal, What: "read answer to join", Err: err}
-	}
-	return reply, nil
+	err := ask(ctx, c, beside(phoneHome, pxe.PathJoin), r, &reply)
+	return reply, err
 }
 
 func post(ctx context.Context, c *http.Client, u string, body any) ([]byte, error) {

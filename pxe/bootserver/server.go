@@ -30,7 +30,8 @@ type Config struct {
 	// BaseURL is how machines reach HTTP: http://10.0.0.1:8080.
 	BaseURL string
 	Sink    pxe.Milestones
-	Joiner  pxe.Joiner // optional
+	Joiner  pxe.Joiner      // optional
+	Captor  httpboot.Captor // optional
 
 	DHCP        []dhcp.Listener // optional: no DHCP without a named link
 	Mode        dhcp.Mode
@@ -85,7 +86,7 @@ func New(c Config) (*Server, error) {
 	}
 	decider := &pxe.Decider{Table: c.Table, BaseURL: c.BaseURL, SilentLocal: c.SilentLocal}
 	if s.http, err = httpboot.New(httpboot.Config{Decider: decider, Images: c.Images, Loaders: c.Loaders, Sink: c.Sink,
-		Reporter: s.reporter, Joiner: c.Joiner, CheckSource: c.CheckSource, CHAP: c.CHAP, AgentHosts: c.AgentHosts, Logger: c.Logger}); err != nil {
+		Reporter: s.reporter, Joiner: c.Joiner, Captor: c.Captor, CheckSource: c.CheckSource, CHAP: c.CHAP, AgentHosts: c.AgentHosts, Logger: c.Logger}); err != nil {
 		return nil, err
 	}
 	for name, d := range c.Loaders {

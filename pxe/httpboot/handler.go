@@ -4,6 +4,8 @@
 //	GET  /boot/<token>/kernel          the kernel; initrd/<n>, loader/<name>, image/<name> alike
 //	POST /boot/<token>/phone-home      a report of the booted system
 //	POST /boot/<token>/join            the certificate request of its agent
+//	POST /boot/<token>/capture/orders  what a machine whose disk is copied shall do
+//	POST /boot/<token>/capture/report  how far it has come
 //
 // There is no other path, no directory, and nothing without a token: files are served by the digest in
 // the intent that the token belongs to.
@@ -33,6 +35,7 @@ type Config struct {
 	Sink     pxe.Milestones        // durable: phone-home waits for it
 	Reporter *pxe.Reporter         // for the rest
 	Joiner   pxe.Joiner            // optional: without it join is refused
+	Captor   Captor                // optional: without it there are no captures
 	// CHAP resolves the names of secrets that intents boot with; without it none can.
 	CHAP func(ctx context.Context, name string) (ipxe.Login, error)
 	// CheckSource takes a token only from an address of its machine. Not behind NAT or a proxy.
@@ -82,6 +85,8 @@ func New(c Config) (*Handler, error) {
 	h.mux.HandleFunc("GET /boot/{token}/image/{name}", h.booting(released(h.image)))
 	h.mux.HandleFunc("POST /boot/{token}/"+pxe.PathPhoneHome, h.owned(h.phoneHome))
 	h.mux.HandleFunc("POST /boot/{token}/"+pxe.PathJoin, h.owned(h.join))
+	h.mux.HandleFunc("POST /boot/{token}/"+pxe.PathOrders, h.owned(h.orders))
+	h.mux.HandleFunc("POST /boot/{token}/"+pxe.PathReport, h.owned(h.progress))
 	return h, nil
 }
 
