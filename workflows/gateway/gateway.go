@@ -9,9 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"rerack.dev/rerack/bmc"
 	bmcdriver "rerack.dev/rerack/bmc/driver"
@@ -37,61 +40,126 @@ type Config struct {
 	// AgentCert and AgentCA are for the agents of hosts.
 	AgentCert tls.Certificate
 	AgentCA   *x509.CertPool
+	Now       func() time.Time // default time.Now
 }
 
 // Gateway holds the open devices.
 type Gateway struct {
-	cfg Config
+	cfg     Config
+	opening singleflight.Group
 
-	mu   sync.Mutex
-	open map[string]opened
+	mu     sync.Mutex           // held for no I/O: one device that hangs is nothing to the others
+	open   map[string][]*opened // by device; several while it is declared in several ways
+	closed bool
 }
 
 type opened struct {
 	spec   string // what it was opened for
 	device io.Closer
+	used   time.Time
 }
+
+// outdated is how long a session of a device that is declared differently by now goes unused before it is
+// closed. A run that is under way goes by the declaration it was opened with, beside the monitor, which goes by
+// the present one: neither may close what the other is using.
+const outdated = 10 * time.Minute
 
 var _ workflows.Devices = (*Gateway)(nil)
 
 // New returns a gateway that has opened nothing.
-func New(c Config) *Gateway { return &Gateway{cfg: c, open: map[string]opened{}} }
+func New(c Config) *Gateway {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Gateway{cfg: c, open: map[string][]*opened{}}
+}
 
-// Close frees all sessions.
+// Close frees all sessions. What is still being opened is closed when it is.
 func (g *Gateway) Close(ctx context.Context) error {
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	all := g.open
+	g.open, g.closed = map[string][]*opened{}, true
+	g.mu.Unlock()
 	err := g.cfg.Fleet.Close(ctx)
-	for _, o := range g.open {
-		err = errors.Join(err, o.device.Close())
+	for _, list := range all {
+		for _, o := range list {
+			err = errors.Join(err, o.device.Close())
+		}
 	}
-	g.open = map[string]opened{}
 	return err
 }
 
-// kept returns the open device for key, or opens it. When its declaration has changed the old one is
-// closed first.
-func kept[D io.Closer](g *Gateway, key string, spec any, open func() (D, error)) (D, error) {
+// kept returns the open device for key, or opens it. Opening goes on when ctx ends first: whoever asks next
+// finds it done.
+func kept[D io.Closer](ctx context.Context, g *Gateway, key string, spec any, open func() (D, error)) (D, error) {
 	var none D
 	b, err := json.Marshal(spec)
 	if err != nil {
 		return none, &fault.Error{Kind: fault.Internal, Where: key, What: "compare its declaration", Err: err}
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if o, ok := g.open[key]; ok {
-		if d, same := o.device.(D); same && o.spec == string(b) {
-			return d, nil
+	d, found := g.find(key, string(b))
+	if !found {
+		done := g.opening.DoChan(key+"\x00"+string(b), func() (any, error) {
+			if d, found := g.find(key, string(b)); found {
+				return d, nil
+			}
+			d, err := open()
+			if err != nil {
+				return nil, err
+			}
+			return d, g.keep(key, &opened{string(b), d, g.cfg.Now()})
+		})
+		select {
+		case r := <-done:
+			if r.Err != nil {
+				return none, r.Err
+			}
+			d = r.Val.(io.Closer)
+		case <-ctx.Done():
+			return none, &fault.Error{Kind: fault.Timeout, Where: key, What: "open", Err: ctx.Err()}
 		}
+	}
+	out, ok := d.(D)
+	if !ok {
+		return none, fault.Newf(fault.Internal, "%s is open as a %T", key, d)
+	}
+	return out, nil
+}
+
+// find returns the open device for key and closes what nobody has used for long that it was opened for before.
+func (g *Gateway) find(key, spec string) (d io.Closer, found bool) {
+	now := g.cfg.Now()
+	var old []*opened
+	g.mu.Lock()
+	g.open[key] = slices.DeleteFunc(g.open[key], func(o *opened) bool {
+		switch {
+		case o.spec == spec:
+			o.used, d, found = now, o.device, true
+		case now.Sub(o.used) >= outdated:
+			old = append(old, o)
+			return true
+		}
+		return false
+	})
+	g.mu.Unlock()
+	for _, o := range old {
 		_ = o.device.Close() // a session of a device that is declared differently now
-		delete(g.open, key)
 	}
-	d, err := open()
-	if err != nil {
-		return none, err
+	return d, found
+}
+
+func (g *Gateway) keep(key string, o *opened) error {
+	g.mu.Lock()
+	closed := g.closed
+	if !closed {
+		g.open[key] = append(g.open[key], o)
 	}
-	g.open[key] = opened{string(b), d}
-	return d, nil
+	g.mu.Unlock()
+	if closed {
+		_ = o.device.Close() // nobody has used it
+		return &fault.Error{Kind: fault.Unreachable, Where: key, What: "open", Evidence: "the gateway is closed"}
+	}
+	return nil
 }
 
 func undriven(kind, name, driver string) error {
@@ -99,47 +167,47 @@ func undriven(kind, name, driver string) error {
 }
 
 // Switch implements workflows.Devices.
-func (g *Gateway) Switch(_ context.Context, s topology.Switch) (workflows.Switch, error) {
-	return g.fabricSwitch(s)
+func (g *Gateway) Switch(ctx context.Context, s topology.Switch) (workflows.Switch, error) {
+	return g.fabricSwitch(ctx, s)
 }
 
-func (g *Gateway) fabricSwitch(s topology.Switch) (fabric.Switch, error) {
+func (g *Gateway) fabricSwitch(ctx context.Context, s topology.Switch) (fabric.Switch, error) {
 	open, ok := g.cfg.Switches[s.Spec.Driver]
 	if !ok {
 		return nil, undriven("switch", s.Meta.Name, s.Spec.Driver)
 	}
-	return kept(g, "switch/"+s.Meta.Name, s.Spec, func() (fabric.Switch, error) { return open(s) })
+	return kept(ctx, g, "switch/"+s.Meta.Name, s.Spec, func() (fabric.Switch, error) { return open(s) })
 }
 
 // Fabric implements workflows.Devices.
-func (g *Gateway) Fabric(_ context.Context, f topology.Fabric) (workflows.Fabric, error) {
-	return g.fcFabric(f)
+func (g *Gateway) Fabric(ctx context.Context, f topology.Fabric) (workflows.Fabric, error) {
+	return g.fcFabric(ctx, f)
 }
 
-func (g *Gateway) fcFabric(f topology.Fabric) (san.Fabric, error) {
+func (g *Gateway) fcFabric(ctx context.Context, f topology.Fabric) (san.Fabric, error) {
 	open, ok := g.cfg.Fabrics[f.Spec.Driver]
 	if !ok {
 		return nil, undriven("fabric", f.Meta.Name, f.Spec.Driver)
 	}
-	return kept(g, "fabric/"+f.Meta.Name, f.Spec, func() (san.Fabric, error) { return open(f) })
+	return kept(ctx, g, "fabric/"+f.Meta.Name, f.Spec, func() (san.Fabric, error) { return open(f) })
 }
 
 // Array implements workflows.Devices.
-func (g *Gateway) Array(_ context.Context, a topology.Array) (workflows.Array, error) {
-	return g.array(a)
+func (g *Gateway) Array(ctx context.Context, a topology.Array) (workflows.Array, error) {
+	return g.array(ctx, a)
 }
 
-func (g *Gateway) array(a topology.Array) (san.Array, error) {
+func (g *Gateway) array(ctx context.Context, a topology.Array) (san.Array, error) {
 	open, ok := g.cfg.Arrays[a.Spec.Driver]
 	if !ok {
 		return nil, undriven("array", a.Meta.Name, a.Spec.Driver)
 	}
-	return kept(g, "array/"+a.Meta.Name, a.Spec, func() (san.Array, error) { return open(a) })
+	return kept(ctx, g, "array/"+a.Meta.Name, a.Spec, func() (san.Array, error) { return open(a) })
 }
 
 // Host implements workflows.Devices.
-func (g *Gateway) Host(_ context.Context, machine string, h state.Host) (hypervisordriver.Host, error) {
-	return kept(g, "host/"+machine, h, func() (hypervisordriver.Host, error) {
+func (g *Gateway) Host(ctx context.Context, machine string, h state.Host) (hypervisordriver.Host, error) {
+	return kept(ctx, g, "host/"+machine, h, func() (hypervisordriver.Host, error) {
 		c, err := agent.Dial(agent.ClientConfig{URL: h.AgentURL, Certificate: g.cfg.AgentCert, CA: g.cfg.AgentCA,
 			Machine: machine, Epoch: h.Epoch})
 		if err != nil {
@@ -151,7 +219,7 @@ func (g *Gateway) Host(_ context.Context, machine string, h state.Host) (hypervi
 
 // Ports implements monitor.Devices.
 func (g *Gateway) Ports(ctx context.Context, s topology.Switch) ([]fabric.Port, error) {
-	d, err := g.fabricSwitch(s)
+	d, err := g.fabricSwitch(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +228,7 @@ func (g *Gateway) Ports(ctx context.Context, s topology.Switch) ([]fabric.Port, 
 
 // Sessions implements monitor.Devices.
 func (g *Gateway) Sessions(ctx context.Context, a topology.Array) ([]san.Session, error) {
-	d, err := g.array(a)
+	d, err := g.array(ctx, a)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +237,7 @@ func (g *Gateway) Sessions(ctx context.Context, a topology.Array) ([]san.Session
 
 // Logins implements monitor.Devices.
 func (g *Gateway) Logins(ctx context.Context, f topology.Fabric) ([]string, error) {
-	d, err := g.fcFabric(f)
+	d, err := g.fcFabric(ctx, f)
 	if err != nil {
 		return nil, err
 	}

@@ -33,8 +33,10 @@ type rack struct {
 	topo    topology.Machine
 
 	mu     sync.Mutex
-	opened int // drivers made
-	closed int // and closed
+	opened int           // drivers made
+	closed int           // and closed
+	later  time.Duration // that the gateway's clock is ahead
+	hang   chan struct{} // opening a switch named "hung" waits for it
 }
 
 // counted tells when a driver is closed.
@@ -77,7 +79,7 @@ func newRack(t *testing.T) *rack {
 	r.topo = topology.Machine{Kind: topology.KindMachine, Meta: topology.Meta{Name: "m1"}}
 	r.topo.Spec.UUID, r.topo.Spec.Serial = id.UUID, id.Serial
 	r.topo.Spec.BMC = topology.BMC{Address: ep.Address, Credentials: "bmc", Fingerprint: ep.Fingerprint}
-	r.Gateway = gateway.New(gateway.Config{Fleet: fleet, DeviceCA: ep.CA, Switches: map[string]func(topology.Switch) (fabricdriver.Switch, error){"ovs": r.open}})
+	r.Gateway = gateway.New(gateway.Config{Fleet: fleet, DeviceCA: ep.CA, Switches: map[string]func(topology.Switch) (fabricdriver.Switch, error){"ovs": r.open}, Now: r.now})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -91,7 +93,16 @@ func newRack(t *testing.T) *rack {
 	return r
 }
 
+func (r *rack) now() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Add(r.later)
+}
+
 func (r *rack) open(s topology.Switch) (fabricdriver.Switch, error) {
+	if s.Meta.Name == "hung" {
+		<-r.hang
+	}
 	d, err := ovs.New(ovs.Config{Endpoint: s.Spec.Address, Bridge: "br0"})
 	if err != nil {
 		return nil, err
@@ -122,8 +133,8 @@ func (r *rack) declared() topology.Switch {
 	return s
 }
 
-// All who use a device share one session, until it is declared differently: then the old one is closed, and what is
-// declared now holds.
+// All who use a device share one session. One that is declared differently is another session beside it, for who
+// still goes by the old declaration; the old one is closed when nobody has used it for long.
 func TestOneSessionPerDevice(t *testing.T) {
 	r := newRack(t)
 	s := r.declared()
@@ -151,7 +162,13 @@ func TestOneSessionPerDevice(t *testing.T) {
 	guarded.Spec.Protected = []string{"p1"}
 	d, err := r.Switch(t.Context(), guarded)
 	check(t, err)
-	if n, c := r.counts(); n != 2 || c != 1 {
+	for range 3 {
+		_, err = r.Ports(t.Context(), s)
+		check(t, err)
+		_, err = r.Ports(t.Context(), guarded)
+		check(t, err)
+	}
+	if n, c := r.counts(); n != 2 || c != 0 {
 		t.Errorf("declared differently: %d drivers, %d closed", n, c)
 	}
 	if _, err := d.Apply(t.Context(), fabricdriver.Change{Owner: "test", Settings: []fabricdriver.Setting{{Port: "p1", Untagged: 20, Epoch: 1}}}); !fault.Is(err, fault.Unsafe) {
@@ -159,6 +176,44 @@ func TestOneSessionPerDevice(t *testing.T) {
 	}
 	if p, _ := r.sw.Port("p1"); p.Untagged != 10 {
 		t.Errorf("it was changed to %d", p.Untagged)
+	}
+	r.mu.Lock()
+	r.later = time.Hour
+	r.mu.Unlock()
+	_, err = r.Ports(t.Context(), guarded)
+	check(t, err)
+	if n, c := r.counts(); n != 2 || c != 1 {
+		t.Errorf("an hour later: %d drivers, %d closed", n, c)
+	}
+}
+
+// Opening one device hangs: the others are opened and used all the same, nobody waits for longer than he has, and
+// in the end there is one session.
+func TestHangingDeviceBlocksNoOther(t *testing.T) {
+	r := newRack(t)
+	r.hang = make(chan struct{})
+	hung := r.declared()
+	hung.Meta.Name = "hung"
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if _, err := r.Ports(short, hung); !fault.Is(err, fault.Timeout) {
+				t.Errorf("the device that hangs: %v", err)
+			}
+		})
+	}
+	if _, err := r.Ports(t.Context(), r.declared()); err != nil {
+		t.Errorf("the other device: %v", err)
+	}
+	wg.Wait()
+	close(r.hang)
+	if _, err := r.Ports(t.Context(), hung); err != nil {
+		t.Errorf("when it hangs no more: %v", err)
+	}
+	if n, _ := r.counts(); n != 2 {
+		t.Errorf("%d drivers for two switches", n)
 	}
 }
 
