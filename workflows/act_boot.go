@@ -76,7 +76,14 @@ func (a *Activities) prepareBoot(ctx context.Context, in BootInput) error {
 }
 
 func (a *Activities) bootRecord(ctx context.Context, in BootInput, now time.Time) (state.Boot, error) {
-	t := a.Topology()
+	r, err := a.run(ctx, in.Run)
+	if err != nil {
+		return state.Boot{}, err
+	}
+	t, err := a.topology(ctx, r)
+	if err != nil {
+		return state.Boot{}, err
+	}
 	m := t.Machines[in.Where.Machine]
 	rec := state.Boot{Name: in.bootName(), Machine: in.Where.Machine, VM: in.Where.VM, Run: in.Run, Epoch: in.Epoch,
 		Workflow: bootID(in.Step, in.Name, in.Host), Hostname: in.Name, Held: in.Held, Expires: now.Add(in.Limits.Boot + in.Limits.Health)}
@@ -87,10 +94,6 @@ func (a *Activities) bootRecord(ctx context.Context, in BootInput, now time.Time
 	var image string
 	if in.Host {
 		at = m.Spec.Provisioning
-		r, err := a.run(ctx, in.Run)
-		if err != nil {
-			return rec, err
-		}
 		image = t.Runbooks[r.Runbook].Spec.HypervisorImage
 	} else {
 		w := t.Workloads[in.Name]
@@ -165,7 +168,11 @@ func (a *Activities) PowerOn(ctx context.Context, in BootInput) error {
 		return toTemporal(&fault.Error{Kind: fault.Unsafe, Where: "machine " + in.Where.Machine, What: "power on",
 			Evidence: "it is fenced, or not claimed by " + in.Run})
 	}
-	m := a.Topology().Machines[in.Where.Machine]
+	t, err := a.declared(ctx, in.Run)
+	if err != nil {
+		return toTemporal(err)
+	}
+	m := t.Machines[in.Where.Machine]
 	control, err := a.Devices.Machine(dev, m)
 	if err != nil {
 		return toTemporal(err)
@@ -177,7 +184,7 @@ func (a *Activities) PowerOn(ctx context.Context, in BootInput) error {
 	if err := a.stamp(ctx, in, "power-on"); err != nil {
 		return toTemporal(err)
 	}
-	err = control.On(dev, bmc.BootOverride{Device: bmc.BootPXE, Mode: a.firmware(in, m), Once: true}, in.Limits.Resend)
+	err = control.On(dev, bmc.BootOverride{Device: bmc.BootPXE, Mode: firmware(t, in, m), Once: true}, in.Limits.Resend)
 	if err != nil {
 		return late(ctx, fault.Wrap(err, "power on", "machine "+in.Where.Machine))
 	}
@@ -218,8 +225,7 @@ func (a *Activities) stillOff(ctx, dev context.Context, in BootInput, control Ma
 }
 
 // firmware is the mode to boot in: what the workload needs, else the machine's first that its image boots by.
-func (a *Activities) firmware(in BootInput, m topology.Machine) bmc.FirmwareMode {
-	t := a.Topology()
+func firmware(t *topology.Topology, in BootInput, m topology.Machine) bmc.FirmwareMode {
 	if w, ok := t.Workloads[in.Name]; ok && !in.Host && w.Spec.Firmware != "" {
 		return bmc.FirmwareMode(w.Spec.Firmware)
 	}
@@ -247,6 +253,10 @@ func (a *Activities) stamp(ctx context.Context, in BootInput, what string) error
 func (a *Activities) StartVM(ctx context.Context, in BootInput) error {
 	dev, done := atDevices(ctx)
 	defer done()
+	t, err := a.declared(ctx, in.Run)
+	if err != nil {
+		return toTemporal(err)
+	}
 	h, err := a.host(ctx, in.Where.Machine)
 	if err != nil {
 		return toTemporal(err)
@@ -254,7 +264,7 @@ func (a *Activities) StartVM(ctx context.Context, in BootInput) error {
 	if err := a.stamp(ctx, in, "power-on"); err != nil {
 		return toTemporal(err)
 	}
-	if err := h.Define(dev, vmSpec(a.Topology(), in)); err != nil {
+	if err := h.Define(dev, vmSpec(t, in)); err != nil {
 		return late(ctx, fault.Wrap(err, "define VM "+in.Name, "host "+in.Where.Machine))
 	}
 	return late(ctx, fault.Wrap(h.Start(dev, in.Name, in.Epoch), "start VM "+in.Name, "host "+in.Where.Machine))
@@ -304,11 +314,14 @@ func (a *Activities) roomy(ctx context.Context, in BootInput, room hypervisor.Ca
 	if err != nil {
 		return err
 	}
-	p, err := a.policy(r)
+	p, err := a.policy(ctx, r)
 	if err != nil {
 		return err
 	}
-	t := a.Topology()
+	t, err := a.topology(ctx, r)
+	if err != nil {
+		return err
+	}
 	hw := t.HardwareTypes[t.Machines[in.Name].Spec.HardwareType].Spec
 	if want := hw.MemoryMiB - p.Recovery.HostReserveMiB; room.CPUs < hw.CPUs || room.MemoryMiB < want {
 		return &fault.Error{Kind: fault.Unsupported, Where: "host " + in.Name, What: "its hypervisor has less room than is declared",
@@ -354,7 +367,10 @@ func (a *Activities) HostReady(ctx context.Context, in BootInput, m Milestone) e
 func (a *Activities) Verify(ctx context.Context, in BootInput) error {
 	dev, done := atDevices(ctx)
 	defer done()
-	t := a.Topology()
+	t, err := a.declared(ctx, in.Run)
+	if err != nil {
+		return toTemporal(err)
+	}
 	w := t.Workloads[in.Name]
 	if w.Spec.Health != (topology.Health{}) {
 		site := t.Sites[t.Networks[w.Spec.Networks[0].Network].Spec.Site]

@@ -25,12 +25,15 @@ const powerAtOnce = 64
 func (a *Activities) FencePower(ctx context.Context, in FenceInput) (Fences, error) {
 	dev, done := atDevices(ctx)
 	defer done()
-	t := a.Topology()
 	r, err := a.run(ctx, in.Run)
 	if err != nil {
 		return nil, toTemporal(err)
 	}
-	p, err := a.policy(r)
+	t, err := a.topology(ctx, r)
+	if err != nil {
+		return nil, toTemporal(err)
+	}
+	p, err := a.policy(ctx, r)
 	if err != nil {
 		return nil, toTemporal(err)
 	}
@@ -110,11 +113,15 @@ type NetworkFence struct {
 }
 
 // PlanNetworkFence decides which ports to close, given the switches that do not answer.
-func (a *Activities) PlanNetworkFence(_ context.Context, in FenceInput) (NetworkFence, error) {
-	return a.planNetworkFence(in), nil
+func (a *Activities) PlanNetworkFence(ctx context.Context, in FenceInput) (NetworkFence, error) {
+	t, err := a.declared(ctx, in.Run)
+	if err != nil {
+		return NetworkFence{}, toTemporal(err)
+	}
+	return a.planNetworkFence(t, in), nil
 }
 
-func (a *Activities) planNetworkFence(in FenceInput) NetworkFence {
+func (a *Activities) planNetworkFence(t *topology.Topology, in FenceInput) NetworkFence {
 	dead := a.Observer.SilentSwitches()
 	if dead == nil {
 		dead = map[string]bool{}
@@ -122,7 +129,7 @@ func (a *Activities) planNetworkFence(in FenceInput) NetworkFence {
 	for _, d := range in.Dead {
 		dead[d] = true
 	}
-	out := NetworkFence{Isolations: policies.Isolate(a.Topology(), in.Machines, dead), Dead: sortedKeys(dead)}
+	out := NetworkFence{Isolations: policies.Isolate(t, in.Machines, dead), Dead: sortedKeys(dead)}
 	used := map[string]bool{}
 	for _, iso := range out.Isolations {
 		for _, p := range iso.Ports {
@@ -150,11 +157,15 @@ func (f NetworkFence) on(sw string) []policies.PortRef {
 func (a *Activities) FenceSwitch(ctx context.Context, in FenceInput) error {
 	dev, done := atDevices(ctx)
 	defer done()
+	t, err := a.declared(ctx, in.Run)
+	if err != nil {
+		return toTemporal(err)
+	}
 	// What answers now may differ from what answered when the fence was planned, and what was planned
 	// will be taken for closed.
 	ports := in.Ports
 	if len(ports) == 0 { // asked for by an older version
-		ports = a.planNetworkFence(in).on(in.Device)
+		ports = a.planNetworkFence(t, in).on(in.Device)
 	}
 	if len(ports) == 0 {
 		return toTemporal(&fault.Error{Kind: fault.Conflict, Where: "switch " + in.Device, What: "close ports", Evidence: "none is named any more"})
@@ -164,7 +175,7 @@ func (a *Activities) FenceSwitch(ctx context.Context, in FenceInput) error {
 		c.Settings = append(c.Settings, fabric.Setting{Port: p.Port, Shut: true, Epoch: in.Epoch})
 	}
 	sort.Slice(c.Settings, func(i, j int) bool { return c.Settings[i].Port < c.Settings[j].Port })
-	return late(ctx, a.applySwitch(dev, in.Device, c))
+	return late(ctx, a.applySwitch(dev, t, in.Device, c))
 }
 
 // StorageDevices is what has to be told that some workloads reach nothing any more.
@@ -175,8 +186,11 @@ type StorageDevices struct {
 }
 
 // PlanStorageFence lists the fabrics and arrays that the workloads' volumes are on.
-func (a *Activities) PlanStorageFence(_ context.Context, in FenceInput) (StorageDevices, error) {
-	t := a.Topology()
+func (a *Activities) PlanStorageFence(ctx context.Context, in FenceInput) (StorageDevices, error) {
+	t, err := a.declared(ctx, in.Run)
+	if err != nil {
+		return StorageDevices{}, toTemporal(err)
+	}
 	w := unwire(t, in.Workloads, in.Epoch, nil)
 	out := StorageDevices{Fabrics: sortedKeys(w.Fabrics), Arrays: sortedKeys(w.Arrays), Volumes: map[string][]VolumePath{}}
 	for _, name := range in.Workloads {
@@ -193,7 +207,7 @@ func (a *Activities) FenceFabric(ctx context.Context, in FenceInput) error {
 	defer done()
 	load := func() (wiring, error) { return a.unwired(ctx, in) }
 	return overtaking(ctx, load, func(w wiring) error {
-		return a.applyFabric(dev, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]})
+		return a.applyFabric(dev, w.topology, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]})
 	})
 }
 
@@ -203,13 +217,17 @@ func (a *Activities) FenceArray(ctx context.Context, in FenceInput) error {
 	defer done()
 	load := func() (wiring, error) { return a.unwired(ctx, in) }
 	return overtaking(ctx, load, func(w wiring) error {
-		return a.applyArray(dev, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]})
+		return a.applyArray(dev, w.topology, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]})
 	})
 }
 
 // unwired is what the devices are told: of the workloads that the run still has. A device refuses a whole
 // commit for the newer epoch of one.
 func (a *Activities) unwired(ctx context.Context, in FenceInput) (wiring, error) {
+	t, err := a.declared(ctx, in.Run)
+	if err != nil {
+		return wiring{}, err
+	}
 	holders, err := a.holders(ctx)
 	if err != nil {
 		return wiring{}, err
@@ -219,7 +237,7 @@ func (a *Activities) unwired(ctx context.Context, in FenceInput) (wiring, error)
 		return wiring{}, err
 	}
 	ours := slices.DeleteFunc(slices.Clone(in.Workloads), func(w string) bool { return newer[w] != "" })
-	return unwire(a.Topology(), ours, in.Epoch, holders), nil
+	return unwire(t, ours, in.Epoch, holders), nil
 }
 
 // newer lists the workloads that newer runs have taken, with the run.
@@ -265,6 +283,10 @@ type JudgeInput struct {
 func (a *Activities) JudgeFences(ctx context.Context, in JudgeInput) ([]string, error) {
 	defer beating(ctx)()
 	now := a.Now()
+	t, err := a.declared(ctx, in.Run)
+	if err != nil {
+		return nil, toTemporal(err)
+	}
 	for _, m := range in.Machines {
 		fences := machineFences(in.Got, m)
 		if _, err := state.Update(ctx, a.Store, state.MachinesAt+m, func(rec *state.Machine) error {
@@ -286,7 +308,7 @@ func (a *Activities) JudgeFences(ctx context.Context, in JudgeInput) ([]string, 
 	}
 	var met []string
 	for _, w := range in.Workloads {
-		ok, why, err := a.fencedEnough(ctx, in, w)
+		ok, why, err := a.fencedEnough(ctx, t, in, w)
 		if err == nil && ok {
 			err = state.CutOff(ctx, a.Store, w, in.Run, in.Epoch)
 		}
@@ -322,7 +344,7 @@ func (a *Activities) JudgeFences(ctx context.Context, in JudgeInput) ([]string, 
 }
 
 // fencedEnough decides for one workload: what counts is who its lease says had it last.
-func (a *Activities) fencedEnough(ctx context.Context, in JudgeInput, w string) (bool, string, error) {
+func (a *Activities) fencedEnough(ctx context.Context, t *topology.Topology, in JudgeInput, w string) (bool, string, error) {
 	l, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+w)
 	if err != nil {
 		return false, "", err
@@ -340,7 +362,7 @@ func (a *Activities) fencedEnough(ctx context.Context, in JudgeInput, w string) 
 	default:
 		return false, former + " had it and is not being fenced", nil
 	}
-	needs := policies.Needs(a.Topology(), w)
+	needs := policies.Needs(t, w)
 	needs.Machine = former
 	got := machineFences(in.Got, former)
 	if f, has := in.Got[policies.FenceStorage]["workload/"+w]; has {
@@ -365,33 +387,33 @@ func machineFences(got map[policies.FenceKind]Fences, machine string) []policies
 	return out
 }
 
-func (a *Activities) applySwitch(ctx context.Context, name string, c fabric.Change) error {
+func (a *Activities) applySwitch(ctx context.Context, t *topology.Topology, name string, c fabric.Change) error {
 	if len(c.Settings) == 0 {
 		return nil
 	}
-	d, err := a.Devices.Switch(ctx, a.Topology().Switches[name])
+	d, err := a.Devices.Switch(ctx, t.Switches[name])
 	if err == nil {
 		_, err = d.Apply(ctx, c)
 	}
 	return fault.Wrap(err, "set ports", "switch "+name)
 }
 
-func (a *Activities) applyFabric(ctx context.Context, name string, c san.ZoneChange) error {
+func (a *Activities) applyFabric(ctx context.Context, t *topology.Topology, name string, c san.ZoneChange) error {
 	if len(c.Zones) == 0 {
 		return nil
 	}
-	d, err := a.Devices.Fabric(ctx, a.Topology().Fabrics[name])
+	d, err := a.Devices.Fabric(ctx, t.Fabrics[name])
 	if err == nil {
 		_, err = d.Apply(ctx, c)
 	}
 	return fault.Wrap(err, "set zones", "fabric "+name)
 }
 
-func (a *Activities) applyArray(ctx context.Context, name string, c san.MaskChange) error {
+func (a *Activities) applyArray(ctx context.Context, t *topology.Topology, name string, c san.MaskChange) error {
 	if len(c.Masks) == 0 {
 		return nil
 	}
-	d, err := a.Devices.Array(ctx, a.Topology().Arrays[name])
+	d, err := a.Devices.Array(ctx, t.Arrays[name])
 	if err == nil {
 		_, err = d.Apply(ctx, c)
 	}

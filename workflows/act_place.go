@@ -17,7 +17,7 @@ import (
 
 // OpenPlacement takes the lease of the run's workload, which must run nowhere.
 func (a *Activities) OpenPlacement(ctx context.Context, id string) (Scope, error) {
-	s, lease, err := a.openWorkload(ctx, id)
+	s, t, lease, err := a.openWorkload(ctx, id)
 	if err != nil {
 		return s, toTemporal(err)
 	}
@@ -30,7 +30,7 @@ func (a *Activities) OpenPlacement(ctx context.Context, id string) (Scope, error
 			Evidence: lease.Former.Machine + " had it and is not known to be cut off", Next: "recover the failure domain of " + lease.Former.Machine})
 	}
 	// Placing one workload turns no machine into a Host: which image that takes is a runbook's word.
-	t, w := a.Topology(), s.Affected[0].Workload
+	w := s.Affected[0].Workload
 	if _, err := state.TakeLease(ctx, a.Store, w, id, s.Epoch, a.Now()); err != nil {
 		return s, toTemporal(err)
 	}
@@ -42,7 +42,7 @@ func (a *Activities) OpenPlacement(ctx context.Context, id string) (Scope, error
 // OpenRelease freezes where the run's workload runs and raises its lease, so that nothing else starts it
 // meanwhile.
 func (a *Activities) OpenRelease(ctx context.Context, id string) (Scope, error) {
-	s, lease, err := a.openWorkload(ctx, id)
+	s, t, lease, err := a.openWorkload(ctx, id)
 	if err != nil {
 		return s, toTemporal(err)
 	}
@@ -52,7 +52,7 @@ func (a *Activities) OpenRelease(ctx context.Context, id string) (Scope, error) 
 	s.Affected[0].From = lease.Holder
 	if !lease.Holder.VM {
 		s.Machines = []string{lease.Holder.Machine}
-		for _, nic := range a.Topology().Machines[lease.Holder.Machine].Spec.NICs {
+		for _, nic := range t.Machines[lease.Holder.Machine].Spec.NICs {
 			if !slices.Contains(s.Switches, nic.Switch) {
 				s.Switches = append(s.Switches, nic.Switch)
 			}
@@ -62,31 +62,33 @@ func (a *Activities) OpenRelease(ctx context.Context, id string) (Scope, error) 
 	return s, nil
 }
 
-func (a *Activities) openWorkload(ctx context.Context, id string) (Scope, state.Lease, error) {
-	var s Scope
+func (a *Activities) openWorkload(ctx context.Context, id string) (s Scope, t *topology.Topology, lease state.Lease, err error) {
 	r, err := a.run(ctx, id)
 	if err != nil {
-		return s, state.Lease{}, err
+		return s, nil, lease, err
+	}
+	if r, t, err = a.freeze(ctx, r); err != nil {
+		return s, nil, lease, err
 	}
 	name := strings.TrimPrefix(r.Domain, "workload/")
-	if _, ok := a.Topology().Workloads[name]; !ok {
-		return s, state.Lease{}, &fault.Error{Kind: fault.NotFound, Where: name, What: "no such workload"}
+	if _, ok := t.Workloads[name]; !ok {
+		return s, nil, lease, &fault.Error{Kind: fault.NotFound, Where: name, What: "no such workload"}
 	}
-	if s.Policy, err = a.policy(r); err != nil {
-		return s, state.Lease{}, err
+	if s.Policy, err = a.policy(ctx, r); err != nil {
+		return s, nil, lease, err
 	}
 	if s.Epoch, err = state.NextEpoch(ctx, a.Store, id); err != nil {
-		return s, state.Lease{}, err
+		return s, nil, lease, err
 	}
 	s.Affected = []Affected{{Workload: name}}
 	if err := a.updateRun(ctx, id, func(r *state.Run) error {
 		r.Epoch, r.Workloads = s.Epoch, []string{name}
 		return nil
 	}); err != nil {
-		return s, state.Lease{}, err
+		return s, nil, lease, err
 	}
-	lease, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+name)
-	return s, lease, err
+	lease, _, err = state.Load[state.Lease](ctx, a.Store, state.LeasesAt+name)
+	return s, t, lease, err
 }
 
 // StopWorkload ends the lease and stops the workload where it runs, read back.
@@ -130,7 +132,7 @@ func (a *Activities) keep(ctx, dev context.Context, s Step, w Affected, p topolo
 	if err != nil || l.Run != s.Run || l.Epoch != s.Epoch || l.Former != w.From {
 		return err // it was never taken, a newer run has it, or it is cut off
 	}
-	runs, err := a.runsThere(dev, w, s.Epoch, p)
+	runs, err := a.runsThere(dev, s, w, p)
 	if err == nil && !runs {
 		return state.CutOff(ctx, a.Store, w.Workload, s.Run, s.Epoch)
 	}
@@ -148,7 +150,7 @@ func (a *Activities) keep(ctx, dev context.Context, s Step, w Affected, p topolo
 
 // runsThere reads whether a workload runs where it was. It is said not to only when that would do as a
 // fence: the machine reads off as often as the policy wants, or its Host does not list the VM as running.
-func (a *Activities) runsThere(ctx context.Context, w Affected, epoch uint64, p topology.FencingPolicy) (bool, error) {
+func (a *Activities) runsThere(ctx context.Context, s Step, w Affected, p topology.FencingPolicy) (bool, error) {
 	if w.From.VM {
 		h, err := a.host(ctx, w.From.Machine)
 		if err != nil {
@@ -160,9 +162,13 @@ func (a *Activities) runsThere(ctx context.Context, w Affected, epoch uint64, p 
 			return err == nil, err
 		}
 		// A start that is still on its way to the Host comes too late for it from now on.
-		return false, h.Stop(ctx, w.Workload, epoch)
+		return false, h.Stop(ctx, w.Workload, s.Epoch)
 	}
-	control, err := a.Devices.Machine(ctx, a.Topology().Machines[w.From.Machine])
+	t, err := a.declared(ctx, s.Run)
+	if err != nil {
+		return false, err
+	}
+	control, err := a.Devices.Machine(ctx, t.Machines[w.From.Machine])
 	if err != nil {
 		return false, err
 	}
@@ -179,8 +185,11 @@ func (a *Activities) runsThere(ctx context.Context, w Affected, epoch uint64, p 
 func (a *Activities) FreePorts(ctx context.Context, in FenceInput) error {
 	dev, done := atDevices(ctx)
 	defer done()
-	t := a.Topology()
-	w := newWiring()
+	t, err := a.declared(ctx, in.Run)
+	if err != nil {
+		return toTemporal(err)
+	}
+	w := newWiring(t)
 	for _, m := range in.Machines {
 		if t.Machines[m].Spec.Provisioning.Network == "" {
 			w.close(t, m, in.Epoch)
@@ -189,5 +198,5 @@ func (a *Activities) FreePorts(ctx context.Context, in FenceInput) error {
 		w.connect(t, m, t.Machines[m].Spec.Provisioning.Network, nil, in.Epoch)
 	}
 	w.sort()
-	return late(ctx, a.applySwitch(dev, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
+	return late(ctx, a.applySwitch(dev, t, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -72,7 +73,11 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (Planned, error) {
 			return Planned{}, toTemporal(err)
 		}
 	}
-	out, err := a.planned(stored.Placement)
+	t, err := a.declared(ctx, in.Run)
+	if err != nil {
+		return Planned{}, toTemporal(err)
+	}
+	out, err := planned(t, stored.Placement)
 	if err != nil {
 		return Planned{}, toTemporal(err)
 	}
@@ -113,7 +118,7 @@ func (a *Activities) decide(ctx context.Context, in PlanInput) (StoredPlan, erro
 			continue
 		}
 		// Before anything is connected to it: who turned a spare on runs something of theirs there.
-		if on := a.poweredOn(ctx, s.Placement, looked); len(on) > 0 {
+		if on := a.poweredOn(ctx, place.Topology, s.Placement, looked); len(on) > 0 {
 			for _, m := range on {
 				taken[m] = "it is on, and not by any run"
 			}
@@ -153,7 +158,7 @@ func (a *Activities) claim(ctx context.Context, s StoredPlan) (lost string, err 
 
 // poweredOn lists the machines of a plan that should be off and read as on. One that cannot be read now is
 // tried anyway; none is looked at twice.
-func (a *Activities) poweredOn(ctx context.Context, p policies.Placement, looked map[string]bool) []string {
+func (a *Activities) poweredOn(ctx context.Context, t *topology.Topology, p policies.Placement, looked map[string]bool) []string {
 	ctx, cancel := context.WithTimeout(ctx, spareReading)
 	defer cancel()
 	off := map[string]bool{}
@@ -168,7 +173,6 @@ func (a *Activities) poweredOn(ctx context.Context, p policies.Placement, looked
 	for _, e := range p.Evictions {
 		delete(off, e.Machine)
 	}
-	t := a.Topology()
 	on, mu := map[string]bool{}, sync.Mutex{}
 	var g errgroup.Group
 	g.SetLimit(powerAtOnce)
@@ -197,7 +201,14 @@ const spareReading = 5 * time.Second
 
 // PlacementInput gathers the facts a placement is decided on; the dry run uses the same.
 func (a *Activities) PlacementInput(ctx context.Context, run string, pending []string, s Scope) (policies.PlacementInput, error) {
-	t := a.Topology()
+	present := a.Topology()
+	t := present
+	if run != "" {
+		var err error
+		if t, err = a.declared(ctx, run); err != nil {
+			return policies.PlacementInput{}, err
+		}
+	}
 	in := policies.PlacementInput{Topology: t, Pending: pending, Unusable: map[string]string{},
 		Hosts: map[string]policies.HostRoom{}, HostReserveMiB: s.Policy.Recovery.HostReserveMiB, BootHosts: s.BootHosts}
 	holders, err := a.holders(ctx)
@@ -213,7 +224,9 @@ func (a *Activities) PlacementInput(ctx context.Context, run string, pending []s
 		return in, err
 	}
 	for name, m := range t.Machines {
-		if why := unusable(records[name], run, m, a.Observer.PowerOf(name)); why != "" {
+		if now, is := present.Machines[name]; !is || !reflect.DeepEqual(now, m) {
+			in.Unusable[name] = "it is declared differently since the run was opened"
+		} else if why := unusable(records[name], run, m, a.Observer.PowerOf(name)); why != "" {
 			in.Unusable[name] = why
 		} else if h := records[name].Host; h != nil {
 			in.Hosts[name] = hostRoom(t, name, in)
@@ -267,8 +280,7 @@ func hostRoom(t *topology.Topology, machine string, in policies.PlacementInput) 
 	return room
 }
 
-func (a *Activities) planned(p policies.Placement) (Planned, error) {
-	t := a.Topology()
+func planned(t *topology.Topology, p policies.Placement) (Planned, error) {
 	out := Planned{NewHosts: p.NewHosts, Evictions: p.Evictions}
 	names := make([]string, len(p.Assignments))
 	at := map[string]policies.Assignment{}
@@ -322,8 +334,12 @@ func (a *Activities) Evict(ctx context.Context, s Step) (losses, error) {
 }
 
 func (a *Activities) evict(ctx, dev context.Context, s Step, e policies.Eviction) error {
-	t := a.Topology()
-	if !t.Workloads[e.Workload].Spec.Repurposable {
+	// Both must allow it: what the run was planned with, and what is declared now.
+	t, err := a.declared(ctx, s.Run)
+	if err != nil {
+		return err
+	}
+	if !t.Workloads[e.Workload].Spec.Repurposable || !a.Topology().Workloads[e.Workload].Spec.Repurposable {
 		return &fault.Error{Kind: fault.Unsafe, Where: "workload " + e.Workload, What: "it is not repurposable any more"}
 	}
 	rec, _, err := state.Load[state.Machine](ctx, a.Store, state.MachinesAt+e.Machine)
@@ -348,7 +364,7 @@ func (a *Activities) evict(ctx, dev context.Context, s Step, e policies.Eviction
 	if err != nil {
 		return err
 	}
-	p, err := a.policy(r)
+	p, err := a.policy(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -398,7 +414,11 @@ func (a *Activities) loadRound(ctx context.Context, in DeviceStep) (wiring, erro
 	for w, run := range newer {
 		lost.Workloads[w] = "run " + run + " has taken it"
 	}
-	return wire(a.Topology(), plan.Placement, in.Epoch, holders, lost), nil
+	t, err := a.declared(ctx, in.Run)
+	if err != nil {
+		return wiring{}, err
+	}
+	return wire(t, plan.Placement, in.Epoch, holders, lost), nil
 }
 
 // PlanRewire lists the devices of a round and what hangs on each.
@@ -411,7 +431,7 @@ func (a *Activities) PlanRewire(ctx context.Context, in DeviceStep) (RewirePlan,
 	if err != nil {
 		return RewirePlan{}, toTemporal(err)
 	}
-	t := a.Topology()
+	t := w.topology
 	out := RewirePlan{Switches: sortedKeys(w.Switches), Fabrics: sortedKeys(w.Fabrics), Arrays: sortedKeys(w.Arrays),
 		Behind: map[string][]string{}}
 	add := func(key, name string) {

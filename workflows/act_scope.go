@@ -25,7 +25,7 @@ func (a *Activities) AwaitVerdict(ctx context.Context, id string) (policies.Verd
 	if err != nil {
 		return policies.Verdict{}, toTemporal(err)
 	}
-	p, err := a.policy(r)
+	p, err := a.policy(ctx, r)
 	if err != nil {
 		return policies.Verdict{}, toTemporal(err)
 	}
@@ -56,8 +56,11 @@ func (a *Activities) AwaitVerdict(ctx context.Context, id string) (policies.Verd
 }
 
 // policy is the one that governs a run: its runbook's.
-func (a *Activities) policy(r state.Run) (topology.PolicySpec, error) {
-	t := a.Topology()
+func (a *Activities) policy(ctx context.Context, r state.Run) (topology.PolicySpec, error) {
+	t, err := a.topology(ctx, r)
+	if err != nil {
+		return topology.PolicySpec{}, err
+	}
 	if r.Runbook == "" { // a placement or release
 		return topology.EffectivePolicy(t, rackPolicy(t)), nil
 	}
@@ -81,8 +84,8 @@ func rackPolicy(t *topology.Topology) string {
 	return ""
 }
 
-// OpenScope freezes what the run is about: the domain's machines, and the workloads that the leases -
-// not the declaration - place on them. It gives the run its epoch.
+// OpenScope freezes what the run is about: the topology, the domain's machines in it, and the workloads that
+// the leases - not the declaration - place on them. It gives the run its epoch.
 func (a *Activities) OpenScope(ctx context.Context, id string) (Scope, error) {
 	s, err := a.openScope(ctx, id)
 	return s, toTemporal(err)
@@ -94,12 +97,15 @@ func (a *Activities) openScope(ctx context.Context, id string) (Scope, error) {
 	if err != nil {
 		return s, err
 	}
-	t := a.Topology()
+	r, t, err := a.freeze(ctx, r)
+	if err != nil {
+		return s, err
+	}
 	d, err := t.Domain(r.Domain)
 	if err != nil {
 		return s, err
 	}
-	if s.Policy, err = a.policy(r); err != nil {
+	if s.Policy, err = a.policy(ctx, r); err != nil {
 		return s, err
 	}
 	book := t.Runbooks[r.Runbook].Spec
@@ -142,6 +148,25 @@ func (a *Activities) openScope(ctx context.Context, id string) (Scope, error) {
 		return nil
 	})
 	return s, err
+}
+
+// freeze writes into the run which revision it goes by: the present one, if it has none yet.
+func (a *Activities) freeze(ctx context.Context, r state.Run) (state.Run, *topology.Topology, error) {
+	present, _, err := a.Revisions.Present(ctx)
+	if err != nil {
+		return r, nil, err
+	}
+	r, err = state.Update(ctx, a.Store, state.RunsAt+r.ID, func(r *state.Run) error {
+		if r.Revision == 0 {
+			r.Revision = present
+		}
+		return nil
+	})
+	if err != nil {
+		return r, nil, err
+	}
+	t, err := a.topology(ctx, r)
+	return r, t, err
 }
 
 // staysDown reports whether an earlier run on the same domain took the lease and found no place: a
@@ -189,7 +214,10 @@ func bare(leases []state.Lease) map[string]string {
 func (a *Activities) TakeOver(ctx context.Context, id string, s Scope) (others []string, err error) {
 	defer beating(ctx)()
 	now := a.Now()
-	t := a.Topology()
+	t, err := a.declared(ctx, id)
+	if err != nil {
+		return nil, toTemporal(err)
+	}
 	for _, m := range s.Machines {
 		_, err := state.Update(ctx, a.Store, state.MachinesAt+m, func(rec *state.Machine) error {
 			rec.Machine = m

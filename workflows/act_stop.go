@@ -25,7 +25,7 @@ func (a *Activities) StopTarget(ctx context.Context, in BootInput, why string) e
 	if err != nil {
 		return toTemporal(err)
 	}
-	p, err := a.policy(r)
+	p, err := a.policy(ctx, r)
 	if err != nil {
 		return toTemporal(err)
 	}
@@ -80,7 +80,11 @@ func (a *Activities) distrust(ctx context.Context, in BootInput) (err error) {
 
 func (a *Activities) stop(ctx context.Context, in BootInput, p topology.FencingPolicy) error {
 	if !in.Where.VM {
-		control, err := a.Devices.Machine(ctx, a.Topology().Machines[in.Where.Machine])
+		t, err := a.declared(ctx, in.Run)
+		if err != nil {
+			return err
+		}
+		control, err := a.Devices.Machine(ctx, t.Machines[in.Where.Machine])
 		if err != nil {
 			return err
 		}

@@ -19,7 +19,7 @@ func (a *Activities) ApplySwitch(ctx context.Context, in DeviceStep) error {
 	if err != nil {
 		return toTemporal(err)
 	}
-	return late(ctx, a.applySwitch(dev, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
+	return late(ctx, a.applySwitch(dev, w.topology, in.Device, fabric.Change{Owner: in.Run, Settings: w.Switches[in.Device]}))
 }
 
 // ApplyFabric commits the round's zones of one fabric.
@@ -28,7 +28,7 @@ func (a *Activities) ApplyFabric(ctx context.Context, in DeviceStep) error {
 	defer done()
 	load := func() (wiring, error) { return a.loadRound(ctx, in) }
 	return overtaking(ctx, load, func(w wiring) error {
-		return a.applyFabric(dev, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]})
+		return a.applyFabric(dev, w.topology, in.Device, san.ZoneChange{Owner: in.Run, Zones: w.Fabrics[in.Device]})
 	})
 }
 
@@ -38,7 +38,7 @@ func (a *Activities) ApplyArray(ctx context.Context, in DeviceStep) error {
 	defer done()
 	load := func() (wiring, error) { return a.loadRound(ctx, in) }
 	return overtaking(ctx, load, func(w wiring) error {
-		return a.applyArray(dev, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]})
+		return a.applyArray(dev, w.topology, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]})
 	})
 }
 

@@ -21,11 +21,21 @@ import (
 type Activities struct {
 	Store    store.Store
 	Topology func() *topology.Topology // the current revision
-	Devices  Devices
-	Observer Observer
-	Probe    Prober
-	Now      func() time.Time
-	Log      *slog.Logger
+	// Revisions are what runs go by: each by the one that it was opened with.
+	Revisions Revisions
+	Devices   Devices
+	Observer  Observer
+	Probe     Prober
+	Now       func() time.Time
+	Log       *slog.Logger
+}
+
+// Revisions are the applied topologies. None of them ever changes.
+type Revisions interface {
+	// Present returns the newest one that the store has, and its number.
+	Present(ctx context.Context) (int, *topology.Topology, error)
+	// At returns the one with a number.
+	At(ctx context.Context, revision int) (*topology.Topology, error)
 }
 
 // Devices opens what the topology names. Implementations keep sessions, queue per device and refuse
@@ -90,6 +100,25 @@ func (a *Activities) run(ctx context.Context, id string) (state.Run, error) {
 		err = &fault.Error{Kind: fault.NotFound, What: "no such run", Where: id}
 	}
 	return r, err
+}
+
+// declared is the topology that a run goes by, whatever was applied since: half a run on one cabling and half
+// on another would fence one port and open another.
+func (a *Activities) declared(ctx context.Context, id string) (*topology.Topology, error) {
+	r, err := a.run(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return a.topology(ctx, r)
+}
+
+// topology is the one of a run. One that is not opened yet, or was by a version that froze nothing, goes by
+// the present one.
+func (a *Activities) topology(ctx context.Context, r state.Run) (*topology.Topology, error) {
+	if r.Revision == 0 {
+		return a.Topology(), nil
+	}
+	return a.Revisions.At(ctx, r.Revision)
 }
 
 func (a *Activities) updateRun(ctx context.Context, id string, change func(*state.Run) error) error {

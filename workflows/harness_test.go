@@ -23,6 +23,7 @@ import (
 
 	"rerack.dev/rerack/examples"
 	"rerack.dev/rerack/orchestrator/recovery"
+	"rerack.dev/rerack/orchestrator/revision"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/store"
 	"rerack.dev/rerack/orchestrator/store/embedded"
@@ -43,6 +44,7 @@ type trial struct {
 	dc   *workflowtest.DataCentre
 	topo *topology.Topology
 	kv   store.Store
+	revs *revision.Log
 	svc  *recovery.Service
 	acts *workflows.Activities
 
@@ -85,12 +87,22 @@ func newTrial(t *testing.T, top *topology.Topology) *trial {
 	if r.dc, err = workflowtest.New(t.Context(), workflowtest.Config{Topology: top, Store: kv, Signals: r}); err != nil {
 		t.Fatal(err)
 	}
-	r.acts = &workflows.Activities{Store: r.dc.Store(), Topology: func() *topology.Topology { return top }, Devices: r.dc, Observer: r.dc, Probe: r.dc, Now: r.dc.Now, Log: quiet}
+	r.revs = &revision.Log{Store: kv, Now: r.dc.Now}
+	r.apply(top)
+	r.acts = &workflows.Activities{Store: r.dc.Store(), Topology: r.revs.Topology, Revisions: r.revs, Devices: r.dc, Observer: r.dc, Probe: r.dc, Now: r.dc.Now, Log: quiet}
 	r.svc = &recovery.Service{Store: kv, Topology: r.acts.Topology, Engine: started{}, Judge: r.dc.Judge, PowerOf: r.dc.PowerOf, Now: r.dc.Now, Log: quiet}
 	if _, err := recovery.Adopt(t.Context(), kv, top, r.dc.Now()); err != nil {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// apply makes a topology the next revision.
+func (r *trial) apply(top *topology.Topology) {
+	r.Helper()
+	if _, _, err := r.revs.Apply(r.Context(), top, "ann", "", -1); err != nil {
+		r.Error(err)
+	}
 }
 
 // started is an engine that is told of runs whose workflows the test starts itself.

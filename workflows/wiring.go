@@ -12,13 +12,14 @@ import (
 // wiring is what every device is told, keyed by device name. It is a pure function of the topology and
 // of who shall hold what.
 type wiring struct {
+	topology *topology.Topology
 	Switches map[string][]fabric.Setting
 	Fabrics  map[string][]san.Zone
 	Arrays   map[string][]san.Mask
 }
 
-func newWiring() wiring {
-	return wiring{map[string][]fabric.Setting{}, map[string][]san.Zone{}, map[string][]san.Mask{}}
+func newWiring(t *topology.Topology) wiring {
+	return wiring{t, map[string][]fabric.Setting{}, map[string][]san.Zone{}, map[string][]san.Mask{}}
 }
 
 // volumePath is one way in to a volume's data.
@@ -116,7 +117,7 @@ func (w wiring) close(t *topology.Topology, machine string, epoch uint64) {
 // wire works out what the devices are told for a placement. holders says who else holds a workload
 // now, for volumes that are shared; skip names machines that dropped out.
 func wire(t *topology.Topology, p policies.Placement, epoch uint64, holders map[string]policies.Where, lost losses) wiring {
-	w := newWiring()
+	w := newWiring(t)
 	on := map[string][]string{} // volume -> machines that shall reach it
 	hostNets := map[string][]string{}
 	for _, a := range p.Assignments {
@@ -175,7 +176,7 @@ func wire(t *topology.Topology, p policies.Placement, epoch uint64, holders map[
 
 // unwire takes the volumes of the workloads away from everybody but those that share them rightfully.
 func unwire(t *topology.Topology, workloads []string, epoch uint64, holders map[string]policies.Where) wiring {
-	w := newWiring()
+	w := newWiring(t)
 	done := map[string]bool{}
 	for _, name := range workloads {
 		for _, v := range t.Workloads[name].Spec.Volumes {

@@ -164,7 +164,7 @@ func serve(ctx context.Context, cfg serverConfig, log *slog.Logger) error {
 		return err
 	}
 	mon := monitor.New(monitor.Config{Devices: gw, Topology: revisions.Topology, Now: time.Now, Logger: log})
-	acts := &workflows.Activities{Store: st, Topology: revisions.Topology, Devices: gw, Observer: mon,
+	acts := &workflows.Activities{Store: st, Topology: revisions.Topology, Revisions: revisions, Devices: gw, Observer: mon,
 		Probe: probe.Prober{}, Now: time.Now, Log: log}
 	rec := &recovery.Service{Store: st, Topology: revisions.Topology, Engine: wf, Judge: mon.Judge, PowerOf: mon.PowerOf, Now: time.Now, Log: log}
 	plane, boot, err := openBootPlane(ctx, cfg, socks, st, wf, ca, secrets.Open(cfg.secretsFile), log)

@@ -3,6 +3,7 @@ package recovery
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"sort"
 	"strings"
 
@@ -15,12 +16,19 @@ import (
 
 // Bound refuses a topology that no longer declares what a run has moved, fenced or claimed: the store
 // would go on to say so, and nobody could act on it. It returns fault.Unsafe with all reasons at once.
-// What runs at home, where nobody moved it to, may go.
+// What runs at home, where nobody moved it to, may go. It also refuses to declare anew what a run that is under
+// way fences or wires - its machines, its workloads, their volumes: the run goes by the revision that it was
+// opened with, and would find another machine behind a port that was recabled.
 func Bound(ctx context.Context, s store.Store, before, after *topology.Topology) error {
 	gone := func(kind topology.Kind, name string) bool {
 		_, _, had := before.Object(kind, name)
 		_, _, has := after.Object(kind, name)
 		return had && !has
+	}
+	changed := func(kind topology.Kind, name string) bool {
+		_, old, had := before.Object(kind, name)
+		_, now, has := after.Object(kind, name)
+		return had && has && !reflect.DeepEqual(old, now)
 	}
 	leases, err := state.List[state.Lease](ctx, s, state.LeasesAt)
 	if err != nil {
@@ -35,10 +43,21 @@ func Bound(ctx context.Context, s store.Store, before, after *topology.Topology)
 		return err
 	}
 	why := map[string]string{}
+	live := map[string]bool{}
 	for _, r := range runs {
+		if r.State.Ended() {
+			continue
+		}
+		live[r.ID] = true
 		for _, w := range r.Workloads {
-			if !r.State.Ended() && gone(topology.KindWorkload, w) {
-				why["workload "+w] = "run " + r.ID + " is under way; wait for it or cancel it"
+			until := "run " + r.ID + " is under way; wait for it or cancel it"
+			if gone(topology.KindWorkload, w) || changed(topology.KindWorkload, w) {
+				why["workload "+w] = until
+			}
+			for _, v := range before.Workloads[w].Spec.Volumes {
+				if gone(topology.KindVolume, v.Volume) || changed(topology.KindVolume, v.Volume) {
+					why["volume "+v.Volume] = until
+				}
 			}
 		}
 	}
@@ -56,6 +75,10 @@ func Bound(ctx context.Context, s store.Store, before, after *topology.Topology)
 	}
 	for _, m := range machines {
 		switch {
+		case changed(topology.KindMachine, m.Machine) && m.Fence != nil && live[m.Fence.Run]:
+			why["machine "+m.Machine] = "run " + m.Fence.Run + " fences it; wait for it or cancel it"
+		case changed(topology.KindMachine, m.Machine) && m.Claim != nil && live[m.Claim.Run]:
+			why["machine "+m.Machine] = "run " + m.Claim.Run + " has claimed it; wait for it or cancel it"
 		case !gone(topology.KindMachine, m.Machine):
 		case m.Claim != nil:
 			why["machine "+m.Machine] = "run " + m.Claim.Run + " has claimed it; wait for it or cancel it"
@@ -71,6 +94,6 @@ func Bound(ctx context.Context, s store.Store, before, after *topology.Topology)
 		lines = append(lines, what+": "+because)
 	}
 	sort.Strings(lines)
-	return &fault.Error{Kind: fault.Unsafe, Where: "topology", What: "it no longer declares what is in use", Evidence: strings.Join(lines, "; "),
+	return &fault.Error{Kind: fault.Unsafe, Where: "topology", What: "it no longer declares what is in use, or declares it differently", Evidence: strings.Join(lines, "; "),
 		Next: "declare it, or end its use first"}
 }

@@ -1,6 +1,7 @@
 package recovery_test
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -11,6 +12,64 @@ import (
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/policies"
 )
+
+// What a run under way fences or wires is not declared anew, and may be when the run has ended.
+func TestBoundKeepsWhatARunGoesBy(t *testing.T) {
+	before := &topology.Topology{
+		Workloads: map[string]topology.Workload{"db": {Spec: topology.WorkloadSpec{Volumes: []topology.VolumeUse{{Volume: "v1"}}}}},
+		Volumes:   map[string]topology.Volume{"v1": {Spec: topology.VolumeSpec{Array: "old"}}},
+		Machines:  map[string]topology.Machine{"burned": {}, "spare": {}, "free": {}},
+	}
+	moved := func(change func(*topology.Topology)) *topology.Topology {
+		after := &topology.Topology{Workloads: maps.Clone(before.Workloads), Volumes: maps.Clone(before.Volumes), Machines: maps.Clone(before.Machines)}
+		change(after)
+		return after
+	}
+	recabled := func(name string) *topology.Topology {
+		return moved(func(t *topology.Topology) {
+			t.Machines[name] = topology.Machine{Spec: topology.MachineSpec{NICs: []topology.NIC{{Switch: "tor", Port: "p9"}}}}
+		})
+	}
+	for name, tt := range map[string]struct {
+		after *topology.Topology
+		says  string // nothing: it is always let through
+	}{
+		"volume on another array": {moved(func(t *topology.Topology) { t.Volumes["v1"] = topology.Volume{Spec: topology.VolumeSpec{Array: "new"}} }), "volume v1: run r-1 is under way"},
+		"volume gone":             {moved(func(t *topology.Topology) { delete(t.Volumes, "v1") }), "volume v1: run r-1"},
+		"workload":                {moved(func(t *topology.Topology) { t.Workloads["db"] = topology.Workload{} }), "workload db: run r-1"},
+		"fenced machine":          {recabled("burned"), "machine burned: run r-1 fences it"},
+		"claimed machine":         {recabled("spare"), "machine spare: run r-1 has claimed it"},
+		"free machine":            {after: recabled("free")},
+		"another machine":         {after: moved(func(t *topology.Topology) { t.Machines["new"] = topology.Machine{} })},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			kv := open(t).Store
+			put := func(key string, v any) {
+				b, err := state.Encode(v)
+				if err == nil {
+					err = kv.Txn(t.Context(), store.Put(key, b))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := state.Run{ID: "r-1", State: state.RunRunning, Workloads: []string{"db"}}
+			put(state.RunsAt+r.ID, r)
+			put(state.MachinesAt+"burned", state.Machine{Machine: "burned", Fence: &state.FenceState{Run: r.ID}})
+			put(state.MachinesAt+"spare", state.Machine{Machine: "spare", Claim: &state.Claim{Run: r.ID}})
+			err := recovery.Bound(t.Context(), kv, before, tt.after)
+			if tt.says == "" && err != nil || tt.says != "" && (!fault.Is(err, fault.Unsafe) || !strings.Contains(err.Error(), tt.says)) {
+				t.Errorf("while the run is under way: %v", err)
+			}
+			r.State = state.RunDone
+			put(state.RunsAt+r.ID, r)
+			if err := recovery.Bound(t.Context(), kv, before, tt.after); err != nil {
+				t.Errorf("after the run: %v", err)
+			}
+		})
+	}
+}
 
 func TestBound(t *testing.T) {
 	before := &topology.Topology{Workloads: map[string]topology.Workload{"db": {}, "web": {}, "home": {}, "run": {}},

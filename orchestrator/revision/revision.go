@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,7 +44,15 @@ type Log struct {
 	Now   func() time.Time
 
 	current atomic.Pointer[loaded]
+
+	mu    sync.Mutex
+	older map[int]*topology.Topology // by number, of those that were asked for last
+	asked []int                      // oldest first
 }
+
+// maxOlder bounds how many revisions besides the current one are kept unpacked: as many as runs that are
+// under way are likely to go by.
+const maxOlder = 4
 
 type loaded struct {
 	head Head
@@ -62,6 +71,53 @@ func (l *Log) Current() (Head, *topology.Topology) {
 func (l *Log) Topology() *topology.Topology {
 	_, t := l.Current()
 	return t
+}
+
+// Present is the newest revision that the store has, and its number.
+func (l *Log) Present(ctx context.Context) (int, *topology.Topology, error) {
+	if err := l.Refresh(ctx); err != nil {
+		return 0, nil, err
+	}
+	h, t := l.Current()
+	return h.Revision, t, nil
+}
+
+// At is one revision, which nobody may change: others are given the same.
+func (l *Log) At(ctx context.Context, revision int) (*topology.Topology, error) {
+	if h, t := l.Current(); h.Revision == revision {
+		return t, nil
+	}
+	if t := l.kept(revision); t != nil {
+		return t, nil
+	}
+	_, t, err := l.Load(ctx, revision)
+	if err != nil {
+		return nil, err
+	}
+	l.keep(revision, t)
+	return t, nil
+}
+
+func (l *Log) kept(revision int) *topology.Topology {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.older[revision]
+}
+
+func (l *Log) keep(revision int, t *topology.Topology) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.older == nil {
+		l.older = map[int]*topology.Topology{}
+	}
+	if l.older[revision] == nil {
+		l.asked = append(l.asked, revision)
+	}
+	l.older[revision] = t
+	if len(l.asked) > maxOlder {
+		delete(l.older, l.asked[0])
+		l.asked = l.asked[1:]
+	}
 }
 
 // Apply makes t the next revision. expect is the revision it was planned against, or -1 for any; a

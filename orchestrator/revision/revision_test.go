@@ -115,6 +115,42 @@ func TestApplyMakesARevisionOnlyOfAChange(t *testing.T) {
 	}
 }
 
+// Who goes by an older revision is given it, also after another process applied a newer one, and many asking for
+// many of them are each given theirs.
+func TestAtIsTheRevisionThatWasAskedFor(t *testing.T) {
+	t.Parallel()
+	kv := open(t)
+	writer, reader := newLog(kv), newLog(kv)
+	const revisions = 8
+	var want [revisions + 1]string
+	for i := 1; i <= revisions; i++ {
+		topo := labelled(t, "n", fmt.Sprint(i))
+		want[i] = topology.Hash(topo)
+		_, _, err := writer.Apply(t.Context(), topo, "ann", "", -1)
+		must(t, err)
+		n, got, err := reader.Present(t.Context())
+		must(t, err)
+		if n != i || topology.Hash(got) != want[i] {
+			t.Errorf("after revision %d the present one is %d", i, n)
+		}
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for _, i := range rand.Perm(revisions) {
+				got, err := reader.At(t.Context(), i+1)
+				if err != nil || topology.Hash(got) != want[i+1] {
+					t.Errorf("revision %d: %v", i+1, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := reader.At(t.Context(), revisions+1); !fault.Is(err, fault.NotFound) {
+		t.Errorf("one that was never applied: %v", err)
+	}
+}
+
 func TestWhatCannotBeReadBackIsNotApplied(t *testing.T) {
 	l := newLog(open(t))
 	if _, _, err := l.Apply(t.Context(), labelled(t, "long", strings.Repeat("x", 1<<20)), "ann", "", -1); !fault.Is(err, fault.Invalid) {

@@ -301,6 +301,7 @@ type Run struct {
 	State       RunState          `json:"state"`
 	Reason      string            `json:"reason,omitempty"`
 	Epoch       uint64            `json:"epoch,omitempty"`
+	Revision    int               `json:"revision,omitempty"` // of the topology that it goes by, from its opening on
 	Requested   time.Time         `json:"requested"`
 	Ended       time.Time         `json:"ended,omitzero"`
 	Verdict     *policies.Verdict `json:"verdict,omitempty"`

@@ -20,6 +20,7 @@ import (
 
 	bmc "rerack.dev/rerack/bmc/driver"
 	"rerack.dev/rerack/orchestrator/recovery"
+	"rerack.dev/rerack/orchestrator/revision"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/store/embedded"
 	"rerack.dev/rerack/orchestrator/topology"
@@ -73,7 +74,11 @@ func newPlant(t *testing.T, change func(*workflows.Activities)) *plant {
 	if _, err := recovery.Adopt(ctx, kv, top, p.dc.Now()); err != nil {
 		t.Fatal(err)
 	}
-	acts := &workflows.Activities{Store: p.dc.Store(), Topology: func() *topology.Topology { return top }, Devices: p.dc, Observer: p.dc, Probe: p.dc, Now: p.dc.Now, Log: quiet}
+	revs := &revision.Log{Store: kv, Now: p.dc.Now}
+	if _, _, err := revs.Apply(ctx, top, "ann", "", -1); err != nil {
+		t.Fatal(err)
+	}
+	acts := &workflows.Activities{Store: p.dc.Store(), Topology: revs.Topology, Revisions: revs, Devices: p.dc, Observer: p.dc, Probe: p.dc, Now: p.dc.Now, Log: quiet}
 	p.svc = &recovery.Service{Store: kv, Topology: acts.Topology, Engine: c, Judge: p.dc.Judge, PowerOf: p.dc.PowerOf, Now: p.dc.Now, Log: quiet}
 	if change != nil {
 		change(acts)
