@@ -33,6 +33,7 @@ func (in BootInput) bootName() string {
 // PrepareBoot makes the target the holder of its workload and writes what the boot plane shall serve
 // to it. Both are durable before anything is powered on.
 func (a *Activities) PrepareBoot(ctx context.Context, in BootInput) error {
+	defer beating(ctx)()
 	return toTemporal(a.prepareBoot(ctx, in))
 }
 
@@ -193,6 +194,7 @@ func (a *Activities) PowerOn(ctx context.Context, in BootInput) error {
 
 // ReleaseBoot lets a held target boot. From now on its token is good for as long as that of any other.
 func (a *Activities) ReleaseBoot(ctx context.Context, in BootInput) error {
+	defer beating(ctx)()
 	if err := a.stamp(ctx, in, milestoneReleased); err != nil {
 		return toTemporal(err)
 	}

@@ -114,6 +114,7 @@ type NetworkFence struct {
 
 // PlanNetworkFence decides which ports to close, given the switches that do not answer.
 func (a *Activities) PlanNetworkFence(ctx context.Context, in FenceInput) (NetworkFence, error) {
+	defer beating(ctx)()
 	t, err := a.declared(ctx, in.Run)
 	if err != nil {
 		return NetworkFence{}, toTemporal(err)
@@ -187,6 +188,7 @@ type StorageDevices struct {
 
 // PlanStorageFence lists the fabrics and arrays that the workloads' volumes are on.
 func (a *Activities) PlanStorageFence(ctx context.Context, in FenceInput) (StorageDevices, error) {
+	defer beating(ctx)()
 	t, err := a.declared(ctx, in.Run)
 	if err != nil {
 		return StorageDevices{}, toTemporal(err)

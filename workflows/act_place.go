@@ -17,6 +17,7 @@ import (
 
 // OpenPlacement takes the lease of the run's workload, which must run nowhere.
 func (a *Activities) OpenPlacement(ctx context.Context, id string) (Scope, error) {
+	defer beating(ctx)()
 	s, t, lease, err := a.openWorkload(ctx, id)
 	if err != nil {
 		return s, toTemporal(err)
@@ -42,6 +43,7 @@ func (a *Activities) OpenPlacement(ctx context.Context, id string) (Scope, error
 // OpenRelease freezes where the run's workload runs and raises its lease, so that nothing else starts it
 // meanwhile.
 func (a *Activities) OpenRelease(ctx context.Context, id string) (Scope, error) {
+	defer beating(ctx)()
 	s, t, lease, err := a.openWorkload(ctx, id)
 	if err != nil {
 		return s, toTemporal(err)

@@ -423,6 +423,7 @@ func (a *Activities) loadRound(ctx context.Context, in DeviceStep) (wiring, erro
 
 // PlanRewire lists the devices of a round and what hangs on each.
 func (a *Activities) PlanRewire(ctx context.Context, in DeviceStep) (RewirePlan, error) {
+	defer beating(ctx)()
 	plan, _, err := state.Load[StoredPlan](ctx, a.Store, planKey(in.Run, in.Round))
 	if err != nil {
 		return RewirePlan{}, toTemporal(err)

@@ -87,6 +87,7 @@ func rackPolicy(t *topology.Topology) string {
 // OpenScope freezes what the run is about: the topology, the domain's machines in it, and the workloads that
 // the leases - not the declaration - place on them. It gives the run its epoch.
 func (a *Activities) OpenScope(ctx context.Context, id string) (Scope, error) {
+	defer beating(ctx)()
 	s, err := a.openScope(ctx, id)
 	return s, toTemporal(err)
 }
@@ -276,6 +277,7 @@ func (a *Activities) overtaken(ctx context.Context, id, w string) error {
 
 // RecordPhase writes a phase's begin or end into the run.
 func (a *Activities) RecordPhase(ctx context.Context, id string, p state.Phase) error {
+	defer beating(ctx)()
 	return a.updateRun(ctx, id, func(r *state.Run) error {
 		for i := range r.Phases {
 			if r.Phases[i].Name == p.Name {
@@ -291,6 +293,7 @@ func (a *Activities) RecordPhase(ctx context.Context, id string, p state.Phase) 
 // RecordApproval writes a person's yes into the run and returns how many count: each person once, and
 // never who asked for the run. With enough of them the run waits no longer.
 func (a *Activities) RecordApproval(ctx context.Context, id string, by state.Approval, enough int) (given int, err error) {
+	defer beating(ctx)()
 	err = a.updateRun(ctx, id, func(r *state.Run) error {
 		same := func(have state.Approval) bool { return have.By == by.By }
 		if by.By != "" && by.By != r.By && !slices.ContainsFunc(r.Approvals, same) {
