@@ -91,6 +91,8 @@ var vendors = map[string][]string{
 	"github.com/ovn-kubernetes/libovsdb": {"fabric/ovs", "fabric/ovssim", "fabric/fabrictest"},
 	"github.com/insomniacslk/dhcp":       {"pxe", "internal/pid1"},
 	"github.com/vishvananda/netlink":     {"internal/pid1", "hypervisor/qemu"},
+	"github.com/digitalocean/go-libvirt": {"hypervisor/libvirt"},
+	"github.com/vmware/govmomi":          {"hypervisor/vsphere"},
 	"go.etcd.io/bbolt":                   {"orchestrator/store/embedded"},
 	"github.com/danielgtaylor/huma":      {"orchestrator/api", "orchestrator/topology"},
 	"github.com/spf13/cobra":             {"cmd"},

@@ -162,9 +162,10 @@ func (c *CA) Server(names ...string) (tls.Certificate, error) {
 	return c.issue(t)
 }
 
-// Client makes a certificate that names its bearer.
+// Client makes a certificate that names its bearer. libvirtd lets in only those that permit the
+// encipherment of keys, whatever the key exchange needs.
 func (c *CA) Client(name string) (tls.Certificate, error) {
-	return c.issue(&x509.Certificate{Subject: pkix.Name{CommonName: name},
+	return c.issue(&x509.Certificate{Subject: pkix.Name{CommonName: name}, KeyUsage: x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 }
 
@@ -183,7 +184,7 @@ func (c *CA) issue(t *x509.Certificate) (tls.Certificate, error) {
 func (c *CA) sign(t *x509.Certificate, pub any, life time.Duration) ([]byte, error) {
 	t.SerialNumber = serial()
 	t.NotBefore, t.NotAfter = time.Now().Add(-skew), time.Now().Add(life)
-	t.KeyUsage = x509.KeyUsageDigitalSignature
+	t.KeyUsage |= x509.KeyUsageDigitalSignature
 	return x509.CreateCertificate(rand.Reader, t, c.cert, pub, c.key)
 }
 
