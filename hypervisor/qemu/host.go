@@ -91,15 +91,18 @@ func (h *Host) Start(ctx context.Context, name string, epoch uint64) error {
 		if err := h.book.mayStart(have, epoch); err != nil || have.on() {
 			return err
 		}
-		ctx, cancel := context.WithCancel(ctx)
+		overtaken, cancel := context.WithCancel(ctx)
 		defer cancel()
 		t, spec := h.turns[name], have.spec.Clone()
 		t.starting, t.epoch = cancel, epoch
 		h.mu.Unlock()
-		p, err := h.start(ctx, spec)
+		p, err := h.start(overtaken, spec)
 		h.mu.Lock()
 		t.starting = nil
-		if err != nil {
+		switch {
+		case err != nil && overtaken.Err() != nil && ctx.Err() == nil:
+			return refuse(fault.Conflict, "it was stopped while it was started")
+		case err != nil:
 			return err
 		}
 		have.process = p

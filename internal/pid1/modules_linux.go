@@ -48,7 +48,7 @@ func Load(dir string, log *slog.Logger) error {
 func hardware() []string {
 	var out []string
 	files, _ := filepath.Glob("/sys/bus/*/devices/*/modalias") // the pattern is right
-	for _, f := range files {
+	for _, f := range append(files, "/sys/devices/system/cpu/modalias") {
 		if b, err := os.ReadFile(f); err == nil {
 			out = append(out, string(trim(b)))
 		}

@@ -8,11 +8,10 @@ import (
 	"compress/gzip"
 	_ "embed"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 
 	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/pxe/imagebuild"
 )
 
 // Sources are the files that an image is made of.
@@ -37,27 +36,11 @@ func applets() []string {
 	return []string{"sh", "mount", "insmod", "ifconfig", "route", "udhcpc", "wget", "sed", "cat", "printf", "sleep", "httpd", "dd", "sort", "tail"}
 }
 
-// Find looks for a kernel with its modules below each root in turn, as Debian's linux-image packages lay
-// them out, and for busybox. The newest version by name is taken. fault.NotFound says what to install.
+// Find looks for a kernel with its modules below each root in turn, see imagebuild.FindKernel, and for
+// busybox.
 func Find(roots ...string) (Sources, error) {
-	for _, root := range roots {
-		kernels, err := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))
-		if err != nil {
-			return Sources{}, &fault.Error{Kind: fault.Invalid, Where: root, What: "look for a kernel", Err: err}
-		}
-		slices.Sort(kernels)
-		for _, k := range slices.Backward(kernels) {
-			version := strings.TrimPrefix(filepath.Base(k), "vmlinuz-")
-			for _, lib := range []string{"lib", "usr/lib"} {
-				s := Sources{Kernel: k, Modules: filepath.Join(root, lib, "modules", version), Busybox: "/bin/busybox", Roots: roots}
-				if _, err := os.Stat(s.Modules); err == nil {
-					return s, nil
-				}
-			}
-		}
-	}
-	return Sources{}, &fault.Error{Kind: fault.NotFound, Where: strings.Join(roots, ", "), What: "find a Linux kernel with its modules",
-		Next: "install linux-image-cloud-amd64, or unpack that package and name the folder"}
+	k, err := imagebuild.FindKernel(roots...)
+	return Sources{Kernel: k.Image, Modules: k.Modules, Busybox: "/bin/busybox", Roots: roots}, err
 }
 
 // diskDrivers are what it needs besides to reach a disk, over iSCSI or in a virtual machine.
@@ -82,7 +65,7 @@ func build(s Sources, drivers []string, extra []program) (kernel, initrd []byte,
 	if kernel, err = os.ReadFile(s.Kernel); err != nil {
 		return nil, nil, fault.Wrap(err, "read kernel", s.Kernel)
 	}
-	modules, err := resolve(s.Modules, drivers)
+	modules, err := imagebuild.Modules(s.Modules, drivers, nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -95,28 +78,27 @@ func build(s Sources, drivers []string, extra []program) (kernel, initrd []byte,
 	if err != nil {
 		return nil, nil, fault.Wrap(err, "compress", "initial RAM disk")
 	}
-	a := &archive{w: z}
+	a := imagebuild.NewArchive(z)
 	for _, d := range []string{"bin", "lib", "lib64", "dev", "proc", "sys", "etc", "modules", "www"} {
-		a.add(d, modeDir|0o755, nil)
+		a.Dir(d)
 	}
-	a.add("bin/busybox", modeFile|0o755, busybox)
+	a.File("bin/busybox", 0o755, busybox)
 	for _, name := range applets() {
-		a.add("bin/"+name, modeLink|0o777, []byte("busybox"))
+		a.Link("bin/"+name, "busybox")
 	}
 	for _, p := range extra {
-		a.add(p.name, modeFile|0o755, p.data)
+		a.File(p.name, 0o755, p.data)
 	}
 	var order strings.Builder
 	for _, m := range modules {
-		a.add("modules/"+m.name+".ko", modeFile|0o644, m.data)
-		order.WriteString(m.name + "\n")
+		a.File("modules/"+m.Name+".ko", 0o644, m.Data)
+		order.WriteString(m.Name + "\n")
 	}
-	a.add("modules/order", modeFile|0o644, []byte(order.String()))
-	a.add("etc/udhcpc", modeFile|0o755, dhcpScript)
-	a.add("init", modeFile|0o755, initScript)
-	a.end()
-	if a.err == nil {
-		a.err = z.Close()
+	a.File("modules/order", 0o644, []byte(order.String()))
+	a.File("etc/udhcpc", 0o755, dhcpScript)
+	a.File("init", 0o755, initScript)
+	if err = a.Close(); err == nil {
+		err = z.Close()
 	}
-	return kernel, out.Bytes(), fault.Wrap(a.err, "write", "initial RAM disk")
+	return kernel, out.Bytes(), fault.Wrap(err, "write", "initial RAM disk")
 }
