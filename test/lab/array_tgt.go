@@ -55,7 +55,11 @@ func (l *Lab) startTgt(name string, spec *topology.ArraySpec) (arraySim, error) 
 		if rules = l.initiatorsOf(v); len(rules) > 0 {
 			rules = append(rules, epochRule(firstEpoch))
 		}
-		if err := sim.AddVolume(tgtsim.Volume{Target: string(vol.Target), Rules: rules}); err != nil {
+		account, err := l.accountOf(vol)
+		if err != nil {
+			return nil, err
+		}
+		if err := sim.AddVolume(tgtsim.Volume{Target: string(vol.Target), Rules: rules, Account: account}); err != nil {
 			return nil, err
 		}
 	}
@@ -64,6 +68,15 @@ func (l *Lab) startTgt(name string, spec *topology.ArraySpec) (arraySim, error) 
 	}
 	spec.Address, spec.Portals = "unix:"+sim.Socket(), []string{sim.Portal()}
 	return &tgtArray{sim: sim, alive: true, reachable: true}, l.world.Protect("mask", name, foreignTarget)
+}
+
+// accountOf is what the target of a volume asks for.
+func (l *Lab) accountOf(v topology.VolumeSpec) (iscsi.Account, error) {
+	if v.CHAP == "" {
+		return iscsi.Account{}, nil
+	}
+	c, err := l.secrets.of(v.CHAP)
+	return iscsi.Account{User: c.Username, Secret: c.Password}, err
 }
 
 // epochRule is the rule in which the tgt driver keeps a mask's epoch; see tgt.ParseRules.

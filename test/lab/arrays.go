@@ -33,10 +33,14 @@ func (l *Lab) startArrays(ctx context.Context) error {
 	for _, name := range l.topo.Names(topology.KindArray) {
 		a := l.topo.Arrays[name]
 		var err error
-		switch a.Spec.Driver {
-		case "tgt":
+		switch real := l.isRealArray(a); {
+		case real && a.Spec.Driver != "tgt":
+			err = fault.Newf(fault.Unsupported, "array %s: driver %q: real arrays of the lab are tgt", name, a.Spec.Driver)
+		case real:
+			l.arrays[name], err = l.startRealTgt(ctx, name, &a.Spec)
+		case a.Spec.Driver == "tgt":
 			l.arrays[name], err = l.startTgt(name, &a.Spec)
-		case "ontap":
+		case a.Spec.Driver == "ontap":
 			l.arrays[name], err = l.startOntap(ctx, name, &a.Spec)
 		default:
 			err = fault.Newf(fault.Unsupported, "array %s: the lab has no simulator for driver %q", name, a.Spec.Driver)

@@ -9,6 +9,7 @@ import (
 	"rerack.dev/rerack/hypervisor/hypersim"
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/sanzoning/iscsi"
 	"rerack.dev/rerack/test/world"
 )
 
@@ -85,7 +86,11 @@ func (g *guests) boxOf(s driver.Spec) (*box, error) {
 		if err != nil {
 			return nil, &fault.Error{Kind: fault.Invalid, Where: "host " + b.machine.name, What: "attach " + d.Volume, Err: err}
 		}
-		b.disks = append(b.disks, disk{Volume: d.Volume, ISCSI: true, Portal: portal, Target: d.ISCSI.Target, LUN: d.ISCSI.LUN})
+		var login iscsi.Account
+		if c := d.ISCSI.CHAP; c != nil {
+			login = iscsi.Account{User: c.User, Secret: string(c.Secret)}
+		}
+		b.disks = append(b.disks, disk{Volume: d.Volume, ISCSI: true, Portal: portal, Target: d.ISCSI.Target, LUN: d.ISCSI.LUN, Login: login})
 	}
 	return b, nil
 }

@@ -117,8 +117,11 @@ func (b *box) volumes(p params) []volumeIO {
 	}
 	var out []volumeIO
 	for _, d := range disks {
-		if d.Volume == "" {
+		if d.Volume == "" { // from the command line, which names no secret: a system keeps its own
 			d.Volume = b.lab.plan.targets[topology.IQN(d.Target)]
+			if own, ok := b.lab.diskOf(d.Volume); ok {
+				d.Login = own.Login
+			}
 		}
 		switch {
 		case readOnly[d.Volume]:

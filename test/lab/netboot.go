@@ -13,6 +13,7 @@ import (
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/pxe"
 	"rerack.dev/rerack/pxe/bootclient"
+	"rerack.dev/rerack/sanzoning/iscsi"
 	"rerack.dev/rerack/test/world"
 )
 
@@ -114,6 +115,13 @@ func (b *box) runFromVolume(ctx context.Context, out bootclient.Outcome) {
 			mask, _ := b.lab.world.MaskOf(v.Array, world.DeviceName(v))
 			p := b.lab.installed(&install{workload: name, epoch: mask.Epoch})
 			p.PhoneHome = out.PhoneHome
+			if out.End == bootclient.EndSAN { // the firmware hands on what it was told
+				for i := range p.Volumes {
+					if p.Volumes[i].Target == out.Target.Name {
+						p.Volumes[i].Login = iscsi.Account{User: out.Login.User, Secret: out.Login.Secret.Reveal()}
+					}
+				}
+			}
 			b.runWorkload(ctx, p)
 			return
 		}

@@ -10,6 +10,7 @@ import (
 
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/pxe"
+	"rerack.dev/rerack/sanzoning/iscsi"
 )
 
 // params are the kernel parameters that the simulated kernel understands. Others are ignored, as a
@@ -30,6 +31,7 @@ type disk struct {
 	Portal netip.AddrPort
 	Target string // IQN, or the target port's WWPN
 	LUN    int
+	Login  iscsi.Account
 }
 
 // Limits of a command line; COMMAND_LINE_SIZE is 2048 on x86, and iPXE's own limit is higher.

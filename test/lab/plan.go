@@ -118,7 +118,11 @@ func (l *Lab) diskOf(volume string) (disk, bool) {
 			return disk{}, false
 		}
 		portal, err := netip.ParseAddrPort(a.Portals[0])
-		return disk{Volume: volume, ISCSI: true, Portal: portal, Target: string(v.Target), LUN: v.LUN}, err == nil
+		if err != nil {
+			return disk{}, false
+		}
+		account, err := l.accountOf(v)
+		return disk{Volume: volume, ISCSI: true, Portal: portal, Target: string(v.Target), LUN: v.LUN, Login: account}, err == nil
 	}
 	if len(a.Targets) == 0 {
 		return disk{}, false

@@ -56,6 +56,7 @@ type reality struct {
 	sw             *vswitch.Switch
 	nets           map[int]*netstack.Host // the gateways, by VLAN
 	kernel, initrd []byte
+	roots          []string // with the parts of systems on disks
 	dir            string
 
 	mu    sync.Mutex // held while ports are brought up to date
@@ -81,7 +82,8 @@ func (l *Lab) buildSystem() error {
 	if err != nil {
 		return err
 	}
-	r := &reality{sw: vswitch.New(nil), nets: map[int]*netstack.Host{}, dir: filepath.Join(l.cfg.Dir, "qemu"), ports: map[string][]cable{}}
+	r := &reality{sw: vswitch.New(nil), nets: map[int]*netstack.Host{}, dir: filepath.Join(l.cfg.Dir, "qemu"),
+		roots: l.cfg.QEMU.Kernel, ports: map[string][]cable{}}
 	if r.kernel, r.initrd, err = image.Build(src); err != nil {
 		return err
 	}
@@ -96,6 +98,29 @@ func (l *Lab) buildSystem() error {
 	l.real = r
 	return nil
 }
+
+func (r *reality) diskPath(volume string) string { return filepath.Join(r.dir, volume+".disk") }
+
+// installOn makes a disk with the test system on it, which is told these kernel parameters.
+func (r *reality) installOn(ctx context.Context, path, params string) error {
+	src, err := image.Find(r.roots...)
+	if err != nil {
+		return err
+	}
+	loader, err := image.FindLoader(src.Roots...)
+	if err != nil {
+		return err
+	}
+	kernel, initrd, err := image.BuildForDisk(src)
+	if err != nil {
+		return err
+	}
+	return loader.WriteDisk(ctx, path, kernel, initrd, ownParams+params)
+}
+
+// ownParams are for every system that boots by itself: a machine that is emulated on a busy computer loses
+// timer interrupts, and boots all the same with the last two.
+const ownParams = "console=ttyS0 quiet no_timer_check tsc=reliable "
 
 func (r *reality) kernelPath() string { return filepath.Join(r.dir, "vmlinuz") }
 func (r *reality) initrdPath() string { return filepath.Join(r.dir, "initrd") }
@@ -138,8 +163,14 @@ func (l *Lab) openNet(name string, number byte) error {
 	if err != nil {
 		return err
 	}
-	h, err := netstack.New(netstack.Config{Port: p, MAC: vswitch.MAC{0x02, 'R', 'R', 0, 0, number}, Logger: l.log,
-		Addresses: []netip.Prefix{netip.PrefixFrom(link, n.Subnet.Bits()), netip.PrefixFrom(BootAddress, 32)}})
+	c := netstack.Config{Port: p, MAC: vswitch.MAC{0x02, 'R', 'R', 0, 0, number}, Logger: l.log,
+		Addresses: []netip.Prefix{netip.PrefixFrom(link, n.Subnet.Bits()), netip.PrefixFrom(BootAddress, 32)}}
+	for at := range l.portals() {
+		if own := netip.PrefixFrom(at.Addr(), 32); at.Addr() != link && !slices.Contains(c.Addresses, own) {
+			c.Addresses = append(c.Addresses, own)
+		}
+	}
+	h, err := netstack.New(c)
 	if err != nil {
 		return err
 	}
@@ -155,7 +186,7 @@ func (l *Lab) openNet(name string, number byte) error {
 		return err
 	}
 	l.onClose(g.Close)
-	return nil
+	return l.openPortals(h, n.VLAN)
 }
 
 func (l *Lab) closeNets() error {

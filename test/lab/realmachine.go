@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
 	"rerack.dev/rerack/bmc/driver"
+	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/pxe/ipxe"
 	qemu "rerack.dev/rerack/test/qemu/machine"
 	"rerack.dev/rerack/test/world"
 )
@@ -55,8 +59,12 @@ func (m *machine) bootReal(ctx context.Context, b *box) (qemu.Boot, bool) {
 			b.enter("no boot device")
 			return qemu.Boot{}, false
 		}
-		return qemu.Boot{Device: qemu.Disk, Kernel: &qemu.Kernel{Path: m.lab.real.kernelPath(), Initrd: m.lab.real.initrdPath(),
-			Cmdline: m.lab.installedCmdline(on)}}, true
+		boot, err := m.lab.bootInstalled(on)
+		if err != nil {
+			m.log.Error("cannot boot", "err", err)
+			b.enter("broken")
+		}
+		return boot, err == nil
 	case driver.BootHTTP:
 		return qemu.Boot{Device: qemu.HTTP}, true
 	}
@@ -64,19 +72,61 @@ func (m *machine) bootReal(ctx context.Context, b *box) (qemu.Boot, bool) {
 	return qemu.Boot{Device: qemu.Network}, true
 }
 
-// installedCmdline is what the boot loader on a machine's own disk would say to the test system: its
-// workload and its address as they were when it was installed.
-func (l *Lab) installedCmdline(on *install) string {
-	c := fmt.Sprintf("console=ttyS0 quiet no_timer_check tsc=reliable rerack.workload=%s rerack.epoch=%d", on.workload, on.epoch)
-	w := l.topo.Workloads[on.workload].Spec
-	if len(w.Networks) == 0 {
-		return c
+// bootInstalled is what the machine boots by itself: the system on its own disk, or on the LUN that its firmware
+// is set to, which the emulator is told in place of a firmware's memory.
+func (l *Lab) bootInstalled(on *install) (qemu.Boot, error) {
+	for _, u := range l.topo.Workloads[on.workload].Spec.Volumes {
+		v := l.topo.Volumes[u.Volume].Spec
+		if u.Boot && l.isRealArray(l.topo.Arrays[v.Array]) {
+			return l.bootLUN(on.workload, v)
+		}
 	}
-	at := w.Networks[0]
-	n := l.topo.Networks[at.Network].Spec
-	c += fmt.Sprintf(" lab.address=%s/%s", at.Address, net.IP(net.CIDRMask(n.Subnet.Bits(), 32)))
-	if n.Gateway.IsValid() {
-		c += " lab.gateway=" + n.Gateway.String()
+	return qemu.Boot{Device: qemu.Disk, Kernel: &qemu.Kernel{Path: l.real.kernelPath(), Initrd: l.real.initrdPath(),
+		Cmdline: ownParams + fmt.Sprintf("rerack.epoch=%d ", on.epoch) + l.systemParams(on.workload)}}, nil
+}
+
+// bootLUN boots from an iSCSI target with iPXE, as a network card does that keeps its target in its own memory.
+func (l *Lab) bootLUN(workload string, v topology.VolumeSpec) (qemu.Boot, error) {
+	var b qemu.Boot
+	w := l.topo.Workloads[workload].Spec
+	net0 := l.topo.Networks[w.Networks[0].Network].Spec
+	portal, err := netip.ParseAddrPort(l.topo.Arrays[v.Array].Spec.Portals[0])
+	if err != nil {
+		return b, &fault.Error{Kind: fault.Invalid, Where: "array " + v.Array, What: "portal", Err: err}
+	}
+	account, err := l.accountOf(v)
+	if err != nil {
+		return b, err
+	}
+	var login ipxe.Login
+	if account.User != "" {
+		login = ipxe.Login{User: account.User, Secret: ipxe.NewSecret(account.Secret)}
+	}
+	boot, err := ipxe.SAN(ipxe.Target{Portal: portal, Name: string(v.Target), LUN: uint16(v.LUN), Initiator: string(w.InitiatorIQN)}, login)
+	if err != nil {
+		return b, err
+	}
+	head, rest, _ := strings.Cut(string(boot), "\n")
+	script := fmt.Sprintf("%s\nset net0/ip %s\nset net0/netmask %s\nset net0/gateway %s\nifopen net0\n%s", head, w.Networks[0].Address,
+		net.IP(net.CIDRMask(net0.Subnet.Bits(), 32)), net0.Gateway, rest)
+	path := filepath.Join(l.real.dir, workload+".ipxe")
+	if err := os.WriteFile(path, []byte(script), 0o600); err != nil {
+		return b, fault.Wrap(err, "write", path)
+	}
+	return qemu.Boot{Device: qemu.Disk, Kernel: &qemu.Kernel{Path: filepath.Join(l.cfg.QEMU.Loaders, "ipxe.lkrn"), Initrd: path}}, nil
+}
+
+// systemParams are what an installed system knows: its workload, its address, and what it serves.
+func (l *Lab) systemParams(workload string) string {
+	c := "rerack.workload=" + workload
+	w := l.topo.Workloads[workload].Spec
+	if len(w.Networks) > 0 {
+		at := w.Networks[0]
+		n := l.topo.Networks[at.Network].Spec
+		c += fmt.Sprintf(" lab.address=%s/%s", at.Address, net.IP(net.CIDRMask(n.Subnet.Bits(), 32)))
+		if n.Gateway.IsValid() {
+			c += " lab.gateway=" + n.Gateway.String()
+		}
 	}
 	if w.Health.HTTPPort != 0 {
 		c += fmt.Sprintf(" lab.port=%d", w.Health.HTTPPort)
@@ -103,6 +153,9 @@ func (m *machine) heard(line string) {
 		var workload string
 		var epoch uint64
 		if workload, epoch, err = parseStart(rest); err == nil {
+			if epoch == 0 {
+				epoch = m.lab.epochOf(workload)
+			}
 			b.enter("phone-home")
 			err = m.lab.world.Start(b.life, "", workload, epoch)
 		}
@@ -115,7 +168,7 @@ func (m *machine) heard(line string) {
 	}
 }
 
-// parseStart reads "workload=<name> epoch=<n>".
+// parseStart reads "workload=<name> epoch=<n>". A system on a disk knows no epoch and leaves it empty: 0.
 func parseStart(s string) (workload string, epoch uint64, err error) {
 	for _, f := range strings.Fields(s) {
 		key, value, _ := strings.Cut(f, "=")
@@ -123,6 +176,9 @@ func parseStart(s string) (workload string, epoch uint64, err error) {
 		case "workload":
 			workload = value
 		case "epoch":
+			if value == "" {
+				continue
+			}
 			if epoch, err = strconv.ParseUint(value, 10, 64); err != nil {
 				return "", 0, err
 			}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/topology"
@@ -26,11 +27,12 @@ type secrets map[string]Credential
 // makeSecrets makes one login for every name that the topology uses.
 func makeSecrets(t *topology.Topology) secrets {
 	s := secrets{}
-	need := func(name string) {
+	as := func(user, name string) {
 		if _, ok := s[name]; !ok && name != "" {
-			s[name] = Credential{Username: "rerack", Password: rand.Text()[:maxIPMIPassword]}
+			s[name] = Credential{Username: user, Password: rand.Text()[:maxIPMIPassword]}
 		}
 	}
+	need := func(name string) { as("rerack", name) }
 	for _, m := range t.Machines {
 		need(m.Spec.BMC.Credentials)
 	}
@@ -42,6 +44,9 @@ func makeSecrets(t *topology.Topology) secrets {
 	}
 	for _, d := range t.Arrays {
 		need(d.Spec.Credentials)
+	}
+	for _, v := range t.Volumes {
+		as(strings.ReplaceAll(v.Spec.CHAP, "/", "-"), v.Spec.CHAP) // an array knows one secret for a user
 	}
 	return s
 }

@@ -81,7 +81,7 @@ func (v *iscsiVolume) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v.session, err = iscsi.Login(ctx, conn, iscsi.Params{Initiator: name, Target: v.disk.Target, Timeout: ioTimeout})
+	v.session, err = iscsi.Login(ctx, conn, iscsi.Params{Initiator: name, Target: v.disk.Target, Account: v.disk.Login, Timeout: ioTimeout})
 	return err
 }
 

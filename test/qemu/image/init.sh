@@ -30,12 +30,18 @@ say "kernel is up after $up s"
 while read -r module; do insmod "/modules/$module.ko"; done </modules/order
 
 ifconfig lo 127.0.0.1
-if [ -n "$address" ]; then # installed on this machine: it knows its address
+ifconfig eth0 up
+# One that is installed knows its address. On a disk it asks all the same: it may have been booted elsewhere,
+# and DHCP says where it reports to.
+if [ -z "$address" ] || [ "$(param lab.disk)" = yes ]; then
+	until udhcpc -i eth0 -q -n -t 4 -T 1 -O 224 -s /etc/udhcpc; do
+		say "no DHCP answer"
+		[ -n "$address" ] && break
+	done
+fi
+if [ -n "$address" ] && ! [ -e /etc/leased ]; then
 	ifconfig eth0 "${address%/*}" netmask "${address#*/}"
 	[ -n "$gateway" ] && route add default gw "$gateway"
-else
-	ifconfig eth0 up
-	until udhcpc -i eth0 -q -n -t 5 -T 1 -O 224 -s /etc/udhcpc; do say "no DHCP answer"; done
 fi
 
 # A system on a disk has no command line that could tell where it reports to: DHCP does.

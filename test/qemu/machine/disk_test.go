@@ -14,6 +14,7 @@ import (
 	"rerack.dev/rerack/test/qemu/image"
 	"rerack.dev/rerack/test/qemu/machine"
 	"rerack.dev/rerack/test/qemu/qemutest"
+	"rerack.dev/rerack/test/qemu/sitetest"
 	"rerack.dev/rerack/test/qemu/vswitch"
 )
 
@@ -41,61 +42,61 @@ func last(t *testing.T, path string) (int, string) {
 // TestASystemOnALUNMoves boots Linux from a LUN on one machine, with CHAP, fences that by the mask alone while it
 // runs on, and boots it on another with the same initiator name and address. Then the target gets another secret.
 func TestASystemOnALUNMoves(t *testing.T) {
-	s := newSite(t)
+	s := sitetest.New(t)
 	disk := installed(t, "db1")
-	v := s.san(disk)
+	v := s.SAN(disk)
 	const user, secret = "db1", "0123456789abcdef"
-	v.login(user, secret)
-	boot := s.serve(func(c *bootserver.Config) {
+	v.Login(user, secret)
+	boot := s.Serve(func(c *bootserver.Config) {
 		c.CHAP = func(context.Context, string) (ipxe.Login, error) {
 			return ipxe.Login{User: user, Secret: ipxe.NewSecret(secret)}, nil
 		}
 	})
-	target := &ipxe.Target{Portal: netip.AddrPortFrom(s.self, 3260), Name: volume, LUN: 1, Initiator: initiator}
-	start := func(i int, epoch uint64) *running {
+	target := &ipxe.Target{Portal: netip.AddrPortFrom(s.Self, 3260), Name: sitetest.Volume, LUN: 1, Initiator: initiator}
+	start := func(i int, epoch uint64) *sitetest.Running {
 		in := boot.Intent(i, &pxe.Boot{ISCSI: target, CHAP: "san/db1"})
 		in.Epoch = epoch
 		in.NICs[0].Address = netip.MustParsePrefix("10.1.0.50/16") // the workload's
-		in.NICs[0].Gateway = s.self
+		in.NICs[0].Gateway = s.Self
 		boot.Set(in)
-		return s.on(i, machine.BIOS, machine.Boot{Device: machine.Network})
+		return s.On(i, machine.BIOS, machine.Boot{Device: machine.Network})
 	}
 	addressOf := func(i int) string { return storageAddress(vswitch.MAC(pxetest.MAC(i))) }
 
-	v.mask(t, 1, addressOf(1))
+	v.Mask(t, 1, addressOf(1))
 	a := start(1, 1)
-	s.says(a, "rerack: disk /dev/sda: found record 0")
-	s.says(a, "rerack: serving")
-	v.mask(t, 2)
+	s.Says(a, "rerack: disk /dev/sda: found record 0")
+	s.Says(a, "rerack: serving")
+	v.Mask(t, 2)
 	fenced, by := last(t, disk)
 	if want := "db1 " + pxetest.MAC(1).String(); fenced < 1 || by != want {
 		t.Fatalf("record %d by %s", fenced, by)
 	}
-	must(t, a.port.Set(vswitch.Settings{})) // its address moves; it runs on
+	must(t, a.Port.Set(vswitch.Settings{})) // its address moves; it runs on
 
 	b := start(2, 2)
-	s.says(b, "http://ipxe.org/2c0d603b") // masked: the target shows it no volume
-	b.off()
-	v.mask(t, 3, addressOf(3))
+	s.Says(b, "http://ipxe.org/2c0d603b") // masked: the target shows it no volume
+	b.Off()
+	v.Mask(t, 3, addressOf(3))
 	c := start(3, 3)
-	s.says(c, fmt.Sprintf("rerack: disk /dev/sda: found record %d", fenced))
-	s.says(c, "rerack: serving")
-	must(t, a.port.Set(vswitch.Settings{Access: vlan + 1}))
-	c.off()
+	s.Says(c, fmt.Sprintf("rerack: disk /dev/sda: found record %d", fenced))
+	s.Says(c, "rerack: serving")
+	must(t, a.Port.Set(vswitch.Settings{Access: sitetest.VLAN + 1}))
+	c.Off()
 	n, by := last(t, disk)
 	if want := "db1 " + pxetest.MAC(3).String(); n <= fenced || by != want {
 		t.Errorf("record %d by %s, and %d was the last of the one before", n, by, fenced)
 	}
 	select {
-	case err := <-a.ended:
-		t.Fatalf("the old machine is not on any more: %v", err)
+	case <-a.Ended:
+		t.Fatal("the old machine is not on any more")
 	default:
 	}
 
-	v.login(user, "another-secret-16")
-	v.mask(t, 4, addressOf(4))
+	v.Login(user, "another-secret-16")
+	v.Mask(t, 4, addressOf(4))
 	d := start(4, 4)
-	s.says(d, "http://ipxe.org/410d613c") // CHAP refused
+	s.Says(d, "http://ipxe.org/410d613c") // CHAP refused
 	d.off()
 	if now, _ := last(t, disk); now != n {
 		t.Errorf("record %d, and everyone who may write is off since %d", now, n)
@@ -104,14 +105,14 @@ func TestASystemOnALUNMoves(t *testing.T) {
 
 // TestTheSystemOnADiskOfItsOwn boots the same kind of disk from a machine's own controller.
 func TestTheSystemOnADiskOfItsOwn(t *testing.T) {
-	s := newSite(t)
+	s := sitetest.New(t)
 	disk := installed(t, "db1")
-	boot := s.serve()
+	boot := s.Serve()
 	boot.Set(boot.Intent(1, nil))
-	r := s.on(1, machine.BIOS, machine.Boot{Device: machine.Disk}, disk)
-	s.says(r, "found record 0")
-	s.says(r, "rerack: serving")
-	r.off()
+	r := s.On(1, machine.BIOS, machine.Boot{Device: machine.Disk}, disk)
+	s.Says(r, "found record 0")
+	s.Says(r, "rerack: serving")
+	r.Off()
 	if n, _ := last(t, disk); n < 1 {
 		t.Errorf("record %d", n)
 	}

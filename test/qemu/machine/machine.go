@@ -8,11 +8,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"sync"
 	"time"
 
 	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/test/qemu/child"
 )
 
 // Machine is one machine. It is off while Run is not running.
@@ -61,20 +61,7 @@ func (m *Machine) Run(ctx context.Context, b Boot) error {
 	cmd := exec.CommandContext(ctx, c.QEMU, c.args(b)...) // killed when ctx ends
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = &lines{file: console, use: c.OnLine}, said, far
 	cmd.WaitDelay = killed
-	diesWithUs(cmd)
-	done := make(chan error, 1)
-	go func() {
-		// On Linux a child that dies with us dies with the thread that started it.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		if err := cmd.Start(); err != nil {
-			done <- err
-			return
-		}
-		c.Logger.Debug("machine is on", "machine", c.Name, "pid", cmd.Process.Pid)
-		done <- cmd.Wait()
-	}()
-	err = <-done
+	err = <-child.Start(cmd)
 	if ctx.Err() != nil || err == nil {
 		return nil
 	}

@@ -3,14 +3,8 @@ package machine
 import (
 	"net"
 	"os"
-	"os/exec"
 	"syscall"
 )
-
-// diesWithUs has the kernel kill the process when this one is gone, however it went.
-func diesWithUs(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-}
 
 // socketPair returns the two ends of a stream.
 func socketPair() (near net.Conn, far *os.File, err error) {

@@ -31,7 +31,7 @@ func (p *Port) Serve(ctx context.Context, c net.Conn) error {
 		defer c.Close() // a far end that takes nothing more sends nothing more of use
 		writeFrames(c, w.Frames())
 	}()
-	err = readFrames(bufio.NewReaderSize(c, 64<<10), w.Send)
+	err = ReadFrames(bufio.NewReaderSize(c, 64<<10), w.Send)
 	w.Close()
 	_ = c.Close() // the writer may be waiting in it
 	<-written
@@ -41,9 +41,9 @@ func (p *Port) Serve(ctx context.Context, c net.Conn) error {
 	return nil
 }
 
-// readFrames reads until the stream ends. A length that no frame has means that the stream is not one
+// ReadFrames reads frames from a stream, each after its length, until the stream ends. A length that no frame has means that the stream is not one
 // of frames: nothing after it can be trusted, and fault.Invalid is returned.
-func readFrames(r io.Reader, use func([]byte)) error {
+func ReadFrames(r io.Reader, use func([]byte)) error {
 	buf := make([]byte, MaxFrame)
 	for {
 		var head [lengthLen]byte
@@ -62,12 +62,18 @@ func readFrames(r io.Reader, use func([]byte)) error {
 }
 
 func writeFrames(c io.Writer, frames <-chan []byte) {
-	var head [lengthLen]byte
 	for f := range frames {
-		binary.BigEndian.PutUint32(head[:], uint32(len(f)))
-		b := net.Buffers{head[:], f}
-		if _, err := b.WriteTo(c); err != nil {
+		if err := WriteFrame(c, f); err != nil {
 			return
 		}
 	}
+}
+
+// WriteFrame writes one frame after its length.
+func WriteFrame(c io.Writer, f []byte) error {
+	var head [lengthLen]byte
+	binary.BigEndian.PutUint32(head[:], uint32(len(f)))
+	b := net.Buffers{head[:], f}
+	_, err := b.WriteTo(c)
+	return err
 }
