@@ -8,6 +8,7 @@ import (
 	"compress/gzip"
 	_ "embed"
 	"os"
+	"slices"
 	"strings"
 
 	"rerack.dev/rerack/internal/fault"
@@ -40,7 +41,8 @@ func applets() []string {
 // busybox.
 func Find(roots ...string) (Sources, error) {
 	k, err := imagebuild.FindKernel(roots...)
-	return Sources{Kernel: k.Image, Modules: k.Modules, Busybox: "/bin/busybox", Roots: roots}, err
+	return Sources{Kernel: k.Image, Modules: k.Modules, Busybox: "/bin/busybox",
+		Roots: append(slices.Clone(roots), "/")}, err // a package that is unpacked needs libraries of those installed
 }
 
 // diskDrivers are what it needs besides to reach a disk, over iSCSI or in a virtual machine.

@@ -142,7 +142,11 @@ func closed() <-chan error {
 
 func (d *Daemon) add(ctx context.Context, tid int32, v Volume) error {
 	reqs := []tgtadm.Request{{Mode: tgtadm.Target, Op: tgtadm.New, TID: tid, Params: "targetname=" + v.Target},
-		{Mode: tgtadm.Device, Op: tgtadm.New, TID: tid, LUN: LUN, Params: "path=" + v.Path}}
+		{Mode: tgtadm.Device, Op: tgtadm.New, TID: tid, LUN: LUN, Params: "path=" + v.Path},
+		// An initiator that has burned says no goodbye. Without this its session would stand for ever, and look
+		// like a sign of life.
+		{Mode: tgtadm.Target, Op: tgtadm.Update, TID: tid, Params: "nop_count=3"},
+		{Mode: tgtadm.Target, Op: tgtadm.Update, TID: tid, Params: "nop_interval=1"}}
 	if v.User != "" {
 		if d.accounts[v.User] != v.Secret {
 			reqs = append(reqs, tgtadm.Request{Mode: tgtadm.AccountMode, Op: tgtadm.New, Params: fmt.Sprintf("user=%s,password=%s", v.User, v.Secret)})
