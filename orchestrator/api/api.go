@@ -23,6 +23,7 @@ import (
 	"rerack.dev/rerack/orchestrator/store"
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/policies"
+	"rerack.dev/rerack/pxe/images"
 	"rerack.dev/rerack/workflows"
 )
 
@@ -36,6 +37,7 @@ type Server struct {
 	Recovery  *recovery.Service
 	Monitor   *monitor.Monitor
 	Plan      func(ctx context.Context, run string, pending []string, s workflows.Scope) (policies.PlacementInput, error)
+	Images    *images.Store
 	Token     string // every request but /healthz bears it
 	Now       func() time.Time
 	Log       *slog.Logger
@@ -53,8 +55,12 @@ func (s *Server) Handler() http.Handler {
 	s.topologyRoutes(api)
 	s.recoveryRoutes(api)
 	s.machineRoutes(api)
+	s.imageRoutes(api)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
-	return s.authenticate(http.MaxBytesHandler(mux, maxBody))
+	outer := http.NewServeMux()
+	outer.Handle("/", http.MaxBytesHandler(mux, maxBody))
+	outer.HandleFunc("PUT /api/v1/images/{name}", s.importImage(make(chan struct{}, uploads))) // the store has its own limit
+	return s.authenticate(outer)
 }
 
 // authenticate compares hashes, so that the time it takes says nothing about the token.
