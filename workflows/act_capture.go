@@ -83,8 +83,8 @@ func (a *Activities) machineIsFree(ctx context.Context, q state.CaptureRequest) 
 	if err != nil {
 		return err
 	}
-	if rec.Host != nil {
-		return &fault.Error{Kind: fault.Conflict, Where: "machine " + q.Machine, What: "it runs the hypervisor", Next: "release its workloads, and the host"}
+	if rec.Host != nil || a.Topology().Machines[q.Machine].Spec.Existing() {
+		return &fault.Error{Kind: fault.Conflict, Where: "machine " + q.Machine, What: "it runs a hypervisor", Next: "release its workloads, and the host"}
 	}
 	leases, err := state.List[state.Lease](ctx, a.Store, state.LeasesAt)
 	for _, l := range leases {
