@@ -22,6 +22,7 @@ import (
 	"rerack.dev/rerack/internal/pki"
 	"rerack.dev/rerack/orchestrator/api"
 	"rerack.dev/rerack/orchestrator/bootplane"
+	"rerack.dev/rerack/orchestrator/capture"
 	"rerack.dev/rerack/orchestrator/monitor"
 	"rerack.dev/rerack/orchestrator/probe"
 	"rerack.dev/rerack/orchestrator/recovery"
@@ -182,7 +183,7 @@ func serve(ctx context.Context, cfg serverConfig, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	srv := &api.Server{Store: st, Revisions: revisions, Recovery: rec, Monitor: mon, Plan: acts.PlacementInput, Images: files,
+	srv := &api.Server{Store: st, Revisions: revisions, Recovery: rec, Monitor: mon, Plan: acts.PlacementInput, Images: files, CheckCapture: acts.CheckCapture,
 		Token: hex.EncodeToString(token), Now: time.Now, Log: log}
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -296,6 +297,7 @@ func openBootPlane(ctx context.Context, cfg serverConfig, socks *sockets, st sto
 		l, err := creds.Resolve(ctx, name)
 		return ipxe.Login{User: l.User, Secret: ipxe.NewSecret(l.Password.Reveal())}, err
 	}
+	c.Captor = &capture.Desk{Store: st, CHAP: c.CHAP, Now: time.Now}
 	if c.AgentHosts, err = prefixes("--agent-hosts", cfg.agentHosts); err != nil {
 		return nil, nil, err
 	}

@@ -38,9 +38,11 @@ type Server struct {
 	Monitor   *monitor.Monitor
 	Plan      func(ctx context.Context, run string, pending []string, s workflows.Scope) (policies.PlacementInput, error)
 	Images    *images.Store
-	Token     string // every request but /healthz bears it
-	Now       func() time.Time
-	Log       *slog.Logger
+	// CheckCapture says why a capture cannot be.
+	CheckCapture func(ctx context.Context, q state.CaptureRequest) error
+	Token        string // every request but /healthz bears it
+	Now          func() time.Time
+	Log          *slog.Logger
 }
 
 const maxBody = 64 << 20 // a topology of many files; each file has its own limit
@@ -55,6 +57,7 @@ func (s *Server) Handler() http.Handler {
 	s.topologyRoutes(api)
 	s.recoveryRoutes(api)
 	s.machineRoutes(api)
+	s.captureRoutes(api)
 	s.imageRoutes(api)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	outer := http.NewServeMux()
