@@ -164,6 +164,8 @@ func (m *model) usable(mach topology.Machine, on []string, isHost bool) (victim,
 		return "", "in a pool that is never a target"
 	case isHost:
 		return "", ""
+	case mach.Spec.Existing():
+		return "", "a hypervisor of somebody else's whose room is not known"
 	case len(on) > 1 || len(on) == 1 && m.in.Running[on[0]].VM:
 		return "", "a host whose room is not known"
 	case len(on) == 1 && !m.t.Workloads[on[0]].Spec.Repurposable:

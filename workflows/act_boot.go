@@ -272,7 +272,11 @@ func (a *Activities) StartVM(ctx context.Context, in BootInput) error {
 	return late(ctx, fault.Wrap(h.Start(dev, in.Name, in.Epoch), "start VM "+in.Name, "host "+in.Where.Machine))
 }
 
+// host opens the hypervisor of a machine: the one that is declared to exist there, else ours.
 func (a *Activities) host(ctx context.Context, machine string) (hypervisor.Host, error) {
+	if m := a.Topology().Machines[machine]; m.Spec.Existing() {
+		return a.Devices.Host(ctx, machine, existing(m))
+	}
 	rec, _, err := state.Load[state.Machine](ctx, a.Store, state.MachinesAt+machine)
 	if err != nil {
 		return nil, err

@@ -223,15 +223,19 @@ func (a *Activities) PlacementInput(ctx context.Context, run string, pending []s
 	if err != nil {
 		return in, err
 	}
+	var theirs []topology.Machine
 	for name, m := range t.Machines {
 		if now, is := present.Machines[name]; !is || !reflect.DeepEqual(now, m) {
 			in.Unusable[name] = "it is declared differently since the run was opened"
 		} else if why := unusable(records[name], run, m, a.Observer.PowerOf(name)); why != "" {
 			in.Unusable[name] = why
+		} else if m.Spec.Existing() {
+			theirs = append(theirs, m)
 		} else if h := records[name].Host; h != nil {
 			in.Hosts[name] = hostRoom(t, name, in)
 		}
 	}
+	a.existingRoom(ctx, theirs, in)
 	leases, err := state.List[state.Lease](ctx, a.Store, state.LeasesAt)
 	if err != nil {
 		return in, err
@@ -259,6 +263,7 @@ func unusable(rec state.Machine, run string, m topology.Machine, power bmc.Readi
 		return "it is suspect: " + rec.Suspect.Reason
 	case rec.Claim != nil && rec.Claim.Run != run:
 		return "run " + rec.Claim.Run + " has claimed it"
+	case m.Spec.Existing(): // it answers for itself
 	case power.State == bmc.PowerUnknown || power.State == "":
 		return "its BMC does not answer"
 	case rec.Host != nil && power.State != bmc.PowerOn:

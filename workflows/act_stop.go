@@ -46,12 +46,17 @@ func (a *Activities) StopTarget(ctx context.Context, in BootInput, why string) e
 // forget withdraws the target's boot record. A VM's goes by its workload's name, so that a newer run which
 // has taken the workload may have put its own there.
 func (a *Activities) forget(ctx context.Context, in BootInput) error {
+	return a.withdrawBoot(ctx, in.bootName(), func(b state.Boot) bool { return b.Workflow == bootID(in.Step, in.Name, in.Host) })
+}
+
+// withdrawBoot takes a boot record out if it is the caller's.
+func (a *Activities) withdrawBoot(ctx context.Context, name string, mine func(state.Boot) bool) error {
 	for {
-		rec, rev, err := state.Load[state.Boot](ctx, a.Store, state.BootsAt+in.bootName())
-		if err != nil || rev == 0 || rec.Workflow != bootID(in.Step, in.Name, in.Host) {
+		rec, rev, err := state.Load[state.Boot](ctx, a.Store, state.BootsAt+name)
+		if err != nil || rev == 0 || !mine(rec) {
 			return err
 		}
-		if err := a.Store.Txn(ctx, store.DeleteIf(state.BootsAt+in.bootName(), rev)); !fault.Is(err, fault.Conflict) {
+		if err := a.Store.Txn(ctx, store.DeleteIf(state.BootsAt+name, rev)); !fault.Is(err, fault.Conflict) {
 			return err
 		}
 	}

@@ -50,7 +50,7 @@ type RetireInput struct {
 
 // Retire marks machines that failed as suspect, takes them out of the run's claims, and withdraws the
 // leases of workloads that did not come up, before they are fenced. A machine on which something else is
-// healthy - a Host with other VMs - keeps running and gets nothing new; to cut are the others.
+// healthy - a Host with other VMs - or that is not ours keeps running and gets nothing new; to cut are the others.
 func (a *Activities) Retire(ctx context.Context, in RetireInput) (cut []string, err error) {
 	defer beating(ctx)()
 	now := a.Now()
@@ -72,7 +72,7 @@ func (a *Activities) Retire(ctx context.Context, in RetireInput) (cut []string, 
 		}); err != nil {
 			return nil, toTemporal(err)
 		}
-		if serves[m] {
+		if serves[m] || a.Topology().Machines[m].Spec.Existing() { // who runs VMs of theirs there keeps them
 			continue
 		}
 		cut = append(cut, m)

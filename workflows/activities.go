@@ -71,6 +71,7 @@ type (
 		Apply(ctx context.Context, c san.ZoneChange) (san.ZoneResult, error)
 	}
 	Array interface {
+		Masks(ctx context.Context) ([]san.Mask, error)
 		Apply(ctx context.Context, c san.MaskChange) (san.MaskResult, error)
 	}
 )

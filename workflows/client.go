@@ -76,6 +76,7 @@ func Register(r registry, a *Activities) {
 	r.RegisterWorkflow(PlaceWorkload)
 	r.RegisterWorkflow(ReleaseWorkload)
 	r.RegisterWorkflow(BootTarget)
+	r.RegisterWorkflow(CaptureDisk)
 	r.RegisterActivity(a)
 }
 
@@ -84,7 +85,8 @@ func RecoveryID(run string) string { return "recovery/" + run }
 
 // Start starts the run's workflow unless it exists already.
 func (c *Client) Start(ctx context.Context, r state.Run) error {
-	procedure := map[state.RunKind]any{state.KindRecover: Recover, state.KindPlace: PlaceWorkload, state.KindRelease: ReleaseWorkload}[r.Kind]
+	procedure := map[state.RunKind]any{state.KindRecover: Recover, state.KindPlace: PlaceWorkload, state.KindRelease: ReleaseWorkload,
+		state.KindCapture: CaptureDisk}[r.Kind]
 	_, err := c.temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID:                       RecoveryID(r.ID),
 		TaskQueue:                TaskQueue,

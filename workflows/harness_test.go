@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/interceptor"
 	sdklog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
@@ -154,6 +155,7 @@ func (r *trial) execute(run state.Run, procedure any, tap tapFunc, before ...fun
 	suite.SetDisableRegistrationAliasing(true)
 	env := suite.NewTestWorkflowEnvironment()
 	env.SetTestTimeout(2 * time.Minute)
+	env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.RecoveryID(run.ID), TaskQueue: workflows.TaskQueue})
 	taps := newTapping(tap)
 	env.SetOnActivityCanceledListener(taps.cancel)
 	env.SetWorkerOptions(worker.Options{DisableRegistrationAliasing: true, Interceptors: []interceptor.WorkerInterceptor{taps}})

@@ -12,6 +12,7 @@ import (
 
 	"rerack.dev/rerack/orchestrator/recovery"
 	"rerack.dev/rerack/orchestrator/state"
+	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/test/workflowtest"
 	"rerack.dev/rerack/workflows"
 )
@@ -32,15 +33,19 @@ const (
 type scene struct {
 	setup func(*trial)
 	run   procedure
-	again func(*trial) // what a person does after it, and finds
-	rest  string       // only steps that this scene does not have
+	again func(*trial)                        // what a person does after it, and finds
+	rest  string                              // only steps that this scene does not have
+	topo  func(*testing.T) *topology.Topology // default: small
 }
 
 // procedure runs a workflow to its end, with every activity passing through tap.
 type procedure func(r *trial, tap tapFunc, before ...func(*testsuite.TestWorkflowEnvironment)) ended
 
 func (s scene) trial(t *testing.T) *trial {
-	r := newTrial(t, small(t))
+	if s.topo == nil {
+		s.topo = func(t *testing.T) *topology.Topology { return small(t) }
+	}
+	r := newTrial(t, s.topo(t))
 	s.setup(r)
 	return r
 }

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"slices"
 	"sort"
 
 	fabric "rerack.dev/rerack/fabric/driver"
@@ -90,11 +91,12 @@ func arrayName(v topology.Volume) string {
 	return v.Spec.ArrayRef
 }
 
-// connect sets all NICs of a machine to carry one network untagged and others tagged.
+// connect sets all NICs of a machine to carry one network untagged and others tagged. A hypervisor that is
+// not ours keeps its own.
 func (w wiring) connect(t *topology.Topology, machine, untagged string, tagged []string, epoch uint64) {
 	s := fabric.Setting{Untagged: t.Networks[untagged].Spec.VLAN, Epoch: epoch}
 	seen := map[int]bool{s.Untagged: true}
-	for _, n := range tagged {
+	for _, n := range slices.Concat(tagged, t.Machines[machine].Spec.Hypervisor.Networks) {
 		if vlan := t.Networks[n].Spec.VLAN; !seen[vlan] {
 			seen[vlan] = true
 			s.Tagged = append(s.Tagged, vlan)

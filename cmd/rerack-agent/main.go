@@ -54,6 +54,6 @@ func root(log *slog.Logger) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	c.AddCommand(hypervisorCommand(log))
+	c.AddCommand(hypervisorCommand(log), captureCommand(log))
 	return c
 }

@@ -89,14 +89,19 @@ func (c *client) do(ctx context.Context, method, path string, in any) (*http.Res
 		}
 		body = bytes.NewReader(b)
 	}
+	return c.request(ctx, method, path, "application/json", body)
+}
+
+// request sends a body of some media type, or none, and makes an error of any answer but success.
+func (c *client) request(ctx context.Context, method, path, media string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return nil, &fault.Error{Kind: fault.Invalid, What: "server address", Err: err}
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token)
 	req.Header.Set("X-Rerack-Actor", c.actor)
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", media)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -151,7 +156,11 @@ func (c *client) call(ctx context.Context, method, path string, in, out any) err
 		_, _ = io.Copy(io.Discard, resp.Body) // a server whose answer is not taken would report that as a failure of its own
 		return nil
 	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+	return decode(resp.Body, out)
+}
+
+func decode(r io.Reader, out any) error {
+	if err := json.NewDecoder(r).Decode(out); err != nil {
 		return &fault.Error{Kind: fault.Internal, What: "read the server's answer", Err: err}
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 
 	"rerack.dev/rerack/examples"
 	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/internal/kvmprobe"
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/test/gen"
 	"rerack.dev/rerack/test/lab"
@@ -31,6 +32,7 @@ type labFlags struct {
 	qemu     bool
 	kernels  []string
 	loaders  string
+	switches string
 }
 
 func labCommand(*global) *cobra.Command {
@@ -108,7 +110,7 @@ func labRun(f *labFlags) *cobra.Command {
 				if err != nil {
 					return &fault.Error{Kind: fault.Invalid, What: "--boot-server", Err: err}
 				}
-				cfg.QEMU = &lab.QEMU{Kernel: f.kernels, Loaders: f.loaders, HTTP: at}
+				cfg.QEMU = &lab.QEMU{Kernel: f.kernels, Loaders: f.loaders, HTTP: at, Switches: f.switches, KVM: kvmprobe.New(kvmprobe.Config{})}
 			}
 			l, err := lab.Start(c.Context(), cfg)
 			if err != nil {
@@ -131,6 +133,7 @@ func (f *labFlags) add(c *cobra.Command) {
 	c.Flags().BoolVar(&f.qemu, "qemu", false, "run machines whose hardware type is labelled lab: qemu as QEMU processes that boot a real kernel; needs no root")
 	c.Flags().StringSliceVar(&f.kernels, "qemu-kernel", kernelFolders(), "folders in which to look for an unpacked or installed linux-image")
 	c.Flags().StringVar(&f.loaders, "qemu-loaders", "/usr/lib/ipxe", "folder with iPXE for real machines")
+	c.Flags().StringVar(&f.switches, "switches", "", "with --qemu: ovs makes every switch a real Open vSwitch; needs root")
 	c.Flags().DurationVar(&f.post, "post", 0, "time every machine spends in its firmware before it boots")
 }
 
@@ -140,7 +143,7 @@ func (f *labFlags) runArgs(paths []string) []string {
 		args = append(args, "--example", f.example)
 	}
 	if f.qemu {
-		args = append(args, "--qemu", "--qemu-loaders", f.loaders, "--qemu-kernel", strings.Join(f.kernels, ","))
+		args = append(args, "--switches", f.switches, "--qemu", "--qemu-loaders", f.loaders, "--qemu-kernel", strings.Join(f.kernels, ","))
 	}
 	return append(args, paths...)
 }

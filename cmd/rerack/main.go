@@ -90,7 +90,7 @@ safety rule, 6 a lab invariant is violated, 7 no answer from the server.`,
 	c.AddGroup(&cobra.Group{ID: "topology", Title: "Topology:"}, &cobra.Group{ID: "run", Title: "Recovery and machines:"},
 		&cobra.Group{ID: "service", Title: "Service and lab:"})
 	c.AddCommand(topologyCommands(g)...)
-	c.AddCommand(recoveryCommand(g), workloadCommand(g), machineCommand(g))
+	c.AddCommand(recoveryCommand(g), workloadCommand(g), machineCommand(g), captureCommand(g))
 	c.AddCommand(serverCommand(g), secretCommand(g), imageCommand(g), labCommand(g), demoCommand(g))
 	c.InitDefaultCompletionCmd()
 	strict(c)

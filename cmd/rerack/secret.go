@@ -14,8 +14,6 @@ import (
 	"rerack.dev/rerack/bmc"
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/secrets"
-	"rerack.dev/rerack/pxe"
-	"rerack.dev/rerack/pxe/images"
 )
 
 func secretCommand(g *global) *cobra.Command {
@@ -63,31 +61,4 @@ func readPassword(c *cobra.Command) (string, error) {
 		return "", &fault.Error{Kind: fault.Invalid, What: "no password on standard input"}
 	}
 	return strings.TrimRight(line, "\r\n"), nil
-}
-
-func imageCommand(g *global) *cobra.Command {
-	c := &cobra.Command{Use: "image", Short: "Boot files, kept by their content", GroupID: "service"}
-	var want string
-	imp := &cobra.Command{Use: "import FILE", Short: "Take a kernel, initrd or disk image into the store; prints its digest", Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			f, err := os.Open(args[0])
-			if err != nil {
-				return &fault.Error{Kind: fault.Invalid, What: "read image", Err: err}
-			}
-			defer f.Close()
-			store, err := images.Open(filepath.Join(g.dataDir, "images"), images.Options{})
-			if err != nil {
-				return err
-			}
-			defer store.Close()
-			d, err := store.Import(c.Context(), filepath.Base(args[0]), f, pxe.Digest(want))
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(c.OutOrStdout(), d)
-			return nil
-		}}
-	imp.Flags().StringVar(&want, "digest", "", "refuse the file unless this is its digest (sha256:...)")
-	c.AddCommand(imp)
-	return c
 }

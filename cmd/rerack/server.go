@@ -22,6 +22,7 @@ import (
 	"rerack.dev/rerack/internal/pki"
 	"rerack.dev/rerack/orchestrator/api"
 	"rerack.dev/rerack/orchestrator/bootplane"
+	"rerack.dev/rerack/orchestrator/capture"
 	"rerack.dev/rerack/orchestrator/monitor"
 	"rerack.dev/rerack/orchestrator/probe"
 	"rerack.dev/rerack/orchestrator/recovery"
@@ -49,6 +50,7 @@ type serverConfig struct {
 	listen                              string
 	secretsFile, imagesDir, loadersDir  string
 	deviceCA                            string
+	imageKeys                           []string
 	dhcp, relays, agentHosts            []string
 	dhcpRelay                           string
 	tftp, bootHTTP, bootURL             string
@@ -78,6 +80,7 @@ workflow engine, keys and images. It listens on loopback and serves no DHCP unti
 	f.StringVar(&cfg.namespace, "temporal-namespace", engine.Namespace, "namespace on an external Temporal cluster")
 	f.StringVar(&cfg.secretsFile, "secrets", "", "file of device credentials (default <data-dir>/secrets.json)")
 	f.StringVar(&cfg.imagesDir, "images", "", "store of boot files (default <data-dir>/images)")
+	f.StringSliceVar(&cfg.imageKeys, "image-key", nil, "file of a minisign public key; with it, only images that are signed with one of these are taken and served")
 	f.StringVar(&cfg.loadersDir, "loaders", "/usr/lib/ipxe", "folder with undionly.kpxe, snponly.efi, snponly-arm64.efi")
 	f.StringVar(&cfg.deviceCA, "device-ca", "", "PEM file of the authorities that sign device certificates (default: the system's)")
 	f.StringSliceVar(&cfg.dhcp, "dhcp", nil, "serve DHCP on a link: interface=address/prefix")
@@ -167,11 +170,20 @@ func serve(ctx context.Context, cfg serverConfig, log *slog.Logger) error {
 	acts := &workflows.Activities{Store: st, Topology: revisions.Topology, Revisions: revisions, Devices: gw, Observer: mon,
 		Probe: probe.Prober{}, Now: time.Now, Log: log}
 	rec := &recovery.Service{Store: st, Topology: revisions.Topology, Engine: wf, Judge: mon.Judge, PowerOf: mon.PowerOf, Now: time.Now, Log: log}
-	plane, boot, err := openBootPlane(ctx, cfg, socks, st, wf, ca, secrets.Open(cfg.secretsFile), log)
+	keys, err := images.ReadKeys(cfg.imageKeys)
 	if err != nil {
 		return err
 	}
-	srv := &api.Server{Store: st, Revisions: revisions, Recovery: rec, Monitor: mon, Plan: acts.PlacementInput,
+	files, err := images.Open(cfg.imagesDir, images.Options{Keys: keys})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = files.Close() }()
+	plane, boot, err := openBootPlane(ctx, cfg, socks, st, wf, ca, files, secrets.Open(cfg.secretsFile), log)
+	if err != nil {
+		return err
+	}
+	srv := &api.Server{Store: st, Revisions: revisions, Recovery: rec, Monitor: mon, Plan: acts.PlacementInput, Images: files, CheckCapture: acts.CheckCapture,
 		Token: hex.EncodeToString(token), Now: time.Now, Log: log}
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -263,16 +275,12 @@ func keyFile(path string) ([]byte, error) {
 	return key, nil
 }
 
-func openBootPlane(ctx context.Context, cfg serverConfig, socks *sockets, st store.Store, wf *workflows.Client, ca *pki.CA, creds *secrets.File, log *slog.Logger) (*bootplane.Plane, *bootserver.Server, error) {
+func openBootPlane(ctx context.Context, cfg serverConfig, socks *sockets, st store.Store, wf *workflows.Client, ca *pki.CA, files *images.Store, creds *secrets.File, log *slog.Logger) (*bootplane.Plane, *bootserver.Server, error) {
 	key, err := keyFile(filepath.Join(cfg.dataDir, "boot.key"))
 	if err != nil {
 		return nil, nil, err
 	}
 	table, err := pxe.NewTable(key)
-	if err != nil {
-		return nil, nil, err
-	}
-	files, err := images.Open(cfg.imagesDir, images.Options{})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -289,6 +297,7 @@ func openBootPlane(ctx context.Context, cfg serverConfig, socks *sockets, st sto
 		l, err := creds.Resolve(ctx, name)
 		return ipxe.Login{User: l.User, Secret: ipxe.NewSecret(l.Password.Reveal())}, err
 	}
+	c.Captor = &capture.Desk{Store: st, CHAP: c.CHAP, Now: time.Now}
 	if c.AgentHosts, err = prefixes("--agent-hosts", cfg.agentHosts); err != nil {
 		return nil, nil, err
 	}

@@ -23,6 +23,7 @@ import (
 	"rerack.dev/rerack/orchestrator/store"
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/policies"
+	"rerack.dev/rerack/pxe/images"
 	"rerack.dev/rerack/workflows"
 )
 
@@ -36,9 +37,12 @@ type Server struct {
 	Recovery  *recovery.Service
 	Monitor   *monitor.Monitor
 	Plan      func(ctx context.Context, run string, pending []string, s workflows.Scope) (policies.PlacementInput, error)
-	Token     string // every request but /healthz bears it
-	Now       func() time.Time
-	Log       *slog.Logger
+	Images    *images.Store
+	// CheckCapture says why a capture cannot be.
+	CheckCapture func(ctx context.Context, q state.CaptureRequest) error
+	Token        string // every request but /healthz bears it
+	Now          func() time.Time
+	Log          *slog.Logger
 }
 
 const maxBody = 64 << 20 // a topology of many files; each file has its own limit
@@ -53,8 +57,13 @@ func (s *Server) Handler() http.Handler {
 	s.topologyRoutes(api)
 	s.recoveryRoutes(api)
 	s.machineRoutes(api)
+	s.captureRoutes(api)
+	s.imageRoutes(api)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
-	return s.authenticate(http.MaxBytesHandler(mux, maxBody))
+	outer := http.NewServeMux()
+	outer.Handle("/", http.MaxBytesHandler(mux, maxBody))
+	outer.HandleFunc("PUT /api/v1/images/{name}", s.importImage(make(chan struct{}, uploads))) // the store has its own limit
+	return s.authenticate(outer)
 }
 
 // authenticate compares hashes, so that the time it takes says nothing about the token.

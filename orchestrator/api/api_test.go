@@ -27,6 +27,7 @@ import (
 	"rerack.dev/rerack/orchestrator/store/embedded"
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/policies"
+	"rerack.dev/rerack/pxe/images"
 	san "rerack.dev/rerack/sanzoning/driver"
 	"rerack.dev/rerack/workflows"
 )
@@ -35,9 +36,10 @@ const token = "correct-horse"
 
 // service is an API over a true store, whose devices and engine are away.
 type service struct {
-	t     *testing.T
-	url   string
-	store *brittle
+	t      *testing.T
+	url    string
+	store  *brittle
+	images string // folder of the image store
 }
 
 // brittle is a store whose watches can be made to fail, and whose reads.
@@ -98,11 +100,15 @@ func start(t *testing.T) *service {
 	log := slog.New(slog.DiscardHandler)
 	revisions := &revision.Log{Store: s, Now: time.Now}
 	mon := monitor.New(monitor.Config{Devices: away{}, Topology: revisions.Topology, Now: time.Now})
-	srv := &api.Server{Store: s, Revisions: revisions, Monitor: mon, Plan: plan, Token: token, Now: time.Now, Log: log,
+	dir := filepath.Join(t.TempDir(), "images")
+	files, err := images.Open(dir, images.Options{MaxSize: 1 << 20})
+	check(t, err)
+	t.Cleanup(func() { check(t, files.Close()) })
+	srv := &api.Server{Store: s, Revisions: revisions, Monitor: mon, Images: files, Plan: plan, Token: token, Now: time.Now, Log: log,
 		Recovery: &recovery.Service{Store: s, Topology: revisions.Topology, Engine: away{}, Judge: mon.Judge, PowerOf: mon.PowerOf, Now: time.Now, Log: log}}
 	h := httptest.NewServer(srv.Handler())
 	t.Cleanup(h.Close)
-	return &service{t: t, url: h.URL, store: s}
+	return &service{t: t, url: h.URL, store: s, images: dir}
 }
 
 func check(t *testing.T, err error) {

@@ -53,6 +53,12 @@ func (s *Service) StartWorkload(ctx context.Context, kind state.RunKind, workloa
 	return s.accept(ctx, state.Run{Kind: kind, Domain: "workload/" + workload, Trigger: "person", By: by, Workloads: []string{workload}})
 }
 
+// StartCapture accepts the copy of a machine's disk into a volume, under the same rules as Start: one run for
+// each volume. The machine is claimed by the run.
+func (s *Service) StartCapture(ctx context.Context, q state.CaptureRequest, by string) (r state.Run, started bool, err error) {
+	return s.accept(ctx, state.Run{Kind: state.KindCapture, Domain: "volume/" + q.Volume, Trigger: "person", By: by, Capture: &q})
+}
+
 // Start accepts a recovery. When one of the domain is under way, that one is returned and started is
 // false. An accepted run is durable before Start returns, and goes on after any crash.
 func (s *Service) Start(ctx context.Context, q Request) (r state.Run, started bool, err error) {
@@ -116,6 +122,8 @@ func joins(want, r state.Run) error {
 	switch {
 	case want.Kind != r.Kind:
 		e.What = "another procedure is under way"
+	case want.Capture != nil && (r.Capture == nil || *want.Capture != *r.Capture):
+		e.What = "another disk is being copied into it"
 	case want.Attestation != "" && want.Attestation != r.Attestation && r.Verdict == nil && !r.State.Ended():
 		e.What = "a recovery without this statement awaits its verdict"
 	default:

@@ -30,15 +30,20 @@ const pageChunks = 256
 
 const digestSize = 32 // SHA-256
 
+// CaptureRequest asks for a copy of a machine's local disk.
+type CaptureRequest struct {
+	Machine  string `json:"machine"`
+	Disk     string `json:"disk"` // wwn:... or serial:...
+	Volume   string `json:"volume"`
+	Image    string `json:"image,omitempty"` // default: the only one of type capture
+	PowerOff bool   `json:"powerOff,omitempty"`
+}
+
 // Capture is the copy of a machine's local disk into a volume: what is wanted, and what is proven.
 type Capture struct {
-	Run        string `json:"run"`
-	Machine    string `json:"machine"`
-	Disk       string `json:"disk"` // wwn:... or serial:...
-	Volume     string `json:"volume"`
-	Image      string `json:"image,omitempty"` // the only one of type capture when empty
-	PowerOff   bool   `json:"powerOff,omitempty"`
-	ChunkBytes int64  `json:"chunkBytes"`
+	Run string `json:"run"`
+	CaptureRequest
+	ChunkBytes int64 `json:"chunkBytes"`
 
 	// Of the volume, as the topology had it when the run began.
 	Portals   []string `json:"portals,omitempty"`

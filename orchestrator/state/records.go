@@ -7,6 +7,7 @@ import (
 
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/store"
+	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/policies"
 )
 
@@ -74,6 +75,9 @@ type Host struct {
 	AgentURL string    `json:"agentURL"`
 	Epoch    uint64    `json:"epoch"`
 	Since    time.Time `json:"since"`
+	// Existing is the hypervisor of a machine that runs one already, with nothing else set. It is declared
+	// and never recorded.
+	Existing *topology.Hypervisor `json:"existing,omitempty"`
 }
 
 // Domain serialises runs on one failure domain.
@@ -309,6 +313,7 @@ type Run struct {
 	Workloads   []string          `json:"workloads,omitempty"` // that the domain held
 	Rounds      int               `json:"rounds,omitempty"`
 	Approvals   []Approval        `json:"approvals,omitempty"`
+	Capture     *CaptureRequest   `json:"capture,omitempty"` // what a run of kind capture was asked for
 }
 
 // Phase is one stretch of a run.

@@ -42,6 +42,9 @@ func (v *validator) machineClaims(take func(claim)) {
 		take(claim{kind: KindMachine, name: name, path: "spec.uuid", what: "machine UUID " + strings.ToLower(m.UUID)})
 		take(claim{kind: KindMachine, name: name, path: "spec.bmc.address", what: "BMC address " + endpoint(m.BMC.Address, "443")})
 		take(claim{kind: KindMachine, name: name, path: "spec.bmc.ipmiAddress", what: "IPMI address " + strings.ToLower(m.BMC.IPMIAddress)})
+		if m.Existing() {
+			take(claim{kind: KindMachine, name: name, path: "spec.hypervisor.address", what: strings.TrimSpace("hypervisor " + strings.ToLower(m.Hypervisor.Address+" "+m.Hypervisor.Host))})
+		}
 		if m.Unit != 0 {
 			take(claim{kind: KindMachine, name: name, path: "spec.unit", what: "rack unit " + m.Rack + "/" + strconv.Itoa(m.Unit)})
 		}

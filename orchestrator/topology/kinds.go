@@ -128,6 +128,7 @@ type MachineSpec struct {
 	// workload: an access list by an identity that moves could not tell the old holder from the new one.
 	StorageAddress netip.Addr `json:"storageAddress,omitzero" doc:"The machine's own IP address towards iSCSI arrays"`
 	Provisioning   Attachment `json:"provisioning,omitzero" doc:"Network and address it has while it runs no workload of its own: as a Host, for capture, for a drill"`
+	Hypervisor     Hypervisor `json:"hypervisor,omitzero" doc:"A hypervisor that it runs already and that is not Rerack's: workloads may run there as VMs"`
 	Maintenance    bool       `json:"maintenance,omitempty" doc:"Never chosen as a target, and its silence is no evidence"`
 }
 

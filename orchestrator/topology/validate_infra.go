@@ -34,7 +34,9 @@ func (v *validator) standing() {
 	}
 	for _, name := range v.order[KindMachine] {
 		v.machine(name)
+		v.hypervisor(name, v.t.SiteOf(name))
 	}
+	v.homes()
 	for _, name := range v.order[KindArray] {
 		a := v.t.Arrays[name].Spec
 		if a.Rack != "" {

@@ -111,6 +111,9 @@ func (r *Recipe) Build(w io.Writer) error {
 	for _, d := range []string{"dev", "proc", "sys", "run", "tmp", "etc"} {
 		a.Dir(d)
 	}
+	// The kernel gives its first process a console from here; the rest of the devices come with devtmpfs.
+	a.Device("dev/console", 5, 1) // Documentation/admin-guide/devices.txt
+	a.Device("dev/null", 1, 3)
 	err = errors.Join(r.agent(a), r.modules(a), r.system(a), a.Close())
 	return fault.Wrap(errors.Join(err, z.Close()), "build", "initial RAM disk")
 }

@@ -5,6 +5,7 @@
 package images
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,7 +16,6 @@ import (
 	"os"
 	"path"
 	"regexp"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -25,9 +25,10 @@ import (
 )
 
 const (
-	blobs    = "sha256"
-	names    = "names"
-	incoming = "incoming"
+	blobs     = "sha256"
+	names     = "names"
+	manifests = "manifests"
+	incoming  = "incoming"
 	// DefaultMaxSize of one file.
 	DefaultMaxSize = 16 << 30
 	// DefaultRecheck is how long a check of an unchanged file holds.
@@ -40,6 +41,8 @@ const (
 type Options struct {
 	MaxSize int64         // of one file, bytes; 0 means DefaultMaxSize
 	Recheck time.Duration // 0 means DefaultRecheck
+	// Keys whose signature every image needs, to come in and to be served; none asks for no signatures.
+	Keys Keys
 }
 
 // Store is a directory of boot files. It is safe for concurrent use, also by several processes.
@@ -47,8 +50,12 @@ type Store struct {
 	root *os.Root
 	opt  Options
 
+	change sync.Mutex // held while images and their files come or go together
+
 	mu     sync.Mutex
 	checks map[pxe.Digest]*check
+	own    map[pxe.Digest]bool // imported by the server's own code
+	signed map[pxe.Digest]bool // in an image with a trusted signature; nil: not looked yet
 }
 
 // check is the last verdict on one file. Its lock makes many machines that ask at once read it once.
@@ -77,8 +84,8 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fault.Wrap(err, "open image store", dir)
 	}
-	s := &Store{root: root, opt: o, checks: map[pxe.Digest]*check{}}
-	for _, d := range []string{blobs, names, incoming} {
+	s := &Store{root: root, opt: o, checks: map[pxe.Digest]*check{}, own: map[pxe.Digest]bool{}}
+	for _, d := range []string{blobs, names, manifests, incoming} {
 		if err := root.Mkdir(d, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			root.Close()
 			return nil, fault.Wrap(err, "make image store", dir)
@@ -124,7 +131,7 @@ func (s *Store) Import(ctx context.Context, name string, r io.Reader, want pxe.D
 			return "", err
 		}
 	}
-	tmp, sum, err := s.receive(ctx, r)
+	tmp, sum, _, err := s.receive(ctx, r)
 	if err != nil {
 		return "", full(err, "import image", name)
 	}
@@ -137,18 +144,23 @@ func (s *Store) Import(ctx context.Context, name string, r io.Reader, want pxe.D
 		return "", &fault.Error{Kind: fault.Unverified, Where: "image " + name, What: "import",
 			Evidence: "content is " + string(sum) + ", expected " + string(want), Next: "get the file again from its maker"}
 	}
+	s.change.Lock()
+	defer s.change.Unlock()
 	if err := s.place(tmp, sum); err != nil {
 		return "", full(err, "import image", name)
 	}
+	s.mu.Lock()
+	s.own[sum] = true
+	s.mu.Unlock()
 	if name == "" {
 		return sum, nil
 	}
-	return sum, full(s.label(ctx, name, sum), "name image", name)
+	return sum, full(s.write(ctx, path.Join(names, name), []byte(sum)), "name image", name)
 }
 
 // place gives a received file its name, unless a good one is there already.
 func (s *Store) place(tmp string, d pxe.Digest) error {
-	if f, err := s.Open(d); err == nil {
+	if f, err := s.open(d, false); err == nil {
 		return f.Close()
 	}
 	if err := s.root.Rename(tmp, blob(d)); err != nil {
@@ -157,26 +169,27 @@ func (s *Store) place(tmp string, d pxe.Digest) error {
 	return s.sync(blobs)
 }
 
-// label makes name stand for d, by writing a new file and renaming it over the old.
-func (s *Store) label(ctx context.Context, name string, d pxe.Digest) error {
-	tmp, _, err := s.receive(ctx, strings.NewReader(string(d)))
+// write puts b into the file at, by writing a new one and renaming it over the old.
+func (s *Store) write(ctx context.Context, at string, b []byte) error {
+	tmp, _, _, err := s.receive(ctx, bytes.NewReader(b))
 	if err != nil {
 		return err
 	}
-	if err := s.root.Rename(tmp, path.Join(names, name)); err != nil {
+	if err := s.root.Rename(tmp, at); err != nil {
 		return errors.Join(err, s.root.Remove(tmp))
 	}
-	return s.sync(names)
+	s.forget()
+	return s.sync(path.Dir(at))
 }
 
-// receive writes r to a new synced file in incoming.
-func (s *Store) receive(ctx context.Context, r io.Reader) (tmp string, sum pxe.Digest, err error) {
+// receive writes r to a new synced file in incoming, of n bytes.
+func (s *Store) receive(ctx context.Context, r io.Reader) (tmp string, sum pxe.Digest, n int64, err error) {
 	tmp, f, err := s.create()
 	if err != nil {
-		return "", "", err
+		return "", "", 0, err
 	}
 	h := sha256.New()
-	_, err = copyCapped(ctx, io.MultiWriter(f, h), r, s.opt.MaxSize)
+	n, err = copyCapped(ctx, io.MultiWriter(f, h), r, s.opt.MaxSize)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -184,9 +197,9 @@ func (s *Store) receive(ctx context.Context, r io.Reader) (tmp string, sum pxe.D
 		err = cerr
 	}
 	if err != nil {
-		return "", "", errors.Join(err, s.root.Remove(tmp))
+		return "", "", 0, errors.Join(err, s.root.Remove(tmp))
 	}
-	return tmp, digestOf(h), nil
+	return tmp, digestOf(h), n, nil
 }
 
 // Lookup returns the digest that name stands for, or fault.NotFound.

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/internal/kvmprobe"
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/test/qemu/gateway"
 	"rerack.dev/rerack/test/qemu/image"
@@ -36,7 +37,13 @@ type QEMU struct {
 	Kernel  []string       // folders in which to look for a kernel with its modules, see image.Find
 	Loaders string         // folder with iPXE, as Debian's package has it
 	HTTP    netip.AddrPort // the boot server's
+	// Switches is SwitchesOVS for a real Open vSwitch in the place of every simulated one. It needs root.
+	Switches string
+	KVM      *kvmprobe.Probe // optional: says whether machines may run on KVM
 }
+
+// SwitchesOVS is the value of QEMU.Switches for real switches.
+const SwitchesOVS = "ovs"
 
 func (q *QEMU) validate() error {
 	switch {
@@ -46,6 +53,8 @@ func (q *QEMU) validate() error {
 		return fault.New(fault.Invalid, "lab: QEMU.Loaders is missing")
 	case !q.HTTP.IsValid():
 		return fault.New(fault.Invalid, "lab: QEMU.HTTP is missing")
+	case q.Switches != "" && q.Switches != SwitchesOVS:
+		return fault.Newf(fault.Invalid, "lab: QEMU.Switches is %q; want %q or nothing", q.Switches, SwitchesOVS)
 	}
 	return nil
 }
@@ -63,7 +72,7 @@ type reality struct {
 	ports map[string][]cable
 }
 
-// cable is the port that stands for a network card's.
+// cable is the port that stands for a network card's; nil when the card is plugged into a real switch.
 type cable struct {
 	nic  topology.NIC
 	port *vswitch.Port
@@ -136,6 +145,9 @@ func (l *Lab) startReal(context.Context) error {
 			return err
 		}
 	}
+	if err := l.cableSwitches(); err != nil {
+		return err
+	}
 	for _, name := range l.topo.Names(topology.KindMachine) {
 		if m := l.machines[name]; l.isReal(m.spec) {
 			if err := l.plugIn(m); err != nil {
@@ -201,15 +213,20 @@ func (l *Lab) closeNets() error {
 func (l *Lab) plugIn(m *machine) error {
 	hw := l.topo.HardwareTypes[m.spec.HardwareType].Spec
 	c := qemu.Config{Name: m.name, Dir: l.real.dir, Console: filepath.Join(l.real.dir, m.name+".console"), MemoryMiB: hw.MemoryMiB,
-		CPUs: hw.CPUs, Firmware: qemu.Firmware(hw.Firmware[0]), UUID: m.identity.UUID, Serial: m.identity.Serial, OnLine: m.heard, Logger: m.log}
+		CPUs: hw.CPUs, Firmware: qemu.Firmware(hw.Firmware[0]), UUID: m.identity.UUID, Serial: m.identity.Serial, OnLine: m.heard, KVM: l.cfg.QEMU.KVM, Logger: m.log}
 	for _, n := range m.spec.NICs {
-		p, err := l.real.sw.Add(m.name+"/"+n.Name, vswitch.Settings{})
-		if err != nil {
-			return err
-		}
 		mac, err := net.ParseMAC(string(n.MAC))
 		if err != nil {
 			return &fault.Error{Kind: fault.Invalid, Where: "machine " + m.name, What: "Ethernet address", Err: err}
+		}
+		if real := l.switches[n.Switch].real; real != nil {
+			c.NICs = append(c.NICs, qemu.NIC{MAC: mac, Port: real.Port(n.Port)})
+			l.real.ports[m.name] = append(l.real.ports[m.name], cable{nic: n})
+			continue
+		}
+		p, err := l.real.sw.Add(m.name+"/"+n.Name, vswitch.Settings{})
+		if err != nil {
+			return err
 		}
 		c.NICs = append(c.NICs, qemu.NIC{MAC: mac, Port: p})
 		l.real.ports[m.name] = append(l.real.ports[m.name], cable{n, p})
@@ -240,6 +257,9 @@ func (l *Lab) followWires() {
 	defer l.real.mu.Unlock()
 	for name, cables := range l.real.ports {
 		for _, c := range cables {
+			if c.port == nil {
+				continue // a real switch knows itself
+			}
 			want := l.carried(name, c.nic)
 			if have := c.port.Settings(); have.Access == want.Access && slices.Equal(have.Tagged, want.Tagged) {
 				continue

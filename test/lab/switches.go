@@ -10,12 +10,15 @@ import (
 	"rerack.dev/rerack/fabric/ovssim"
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/test/qemu/ovs"
 	"rerack.dev/rerack/test/world"
 )
 
-// netSwitch is one simulated switch and what the lab told it last.
+// netSwitch is one switch, simulated or real, and what the lab told it last.
 type netSwitch struct {
-	sim *ovssim.Switch
+	box  switchBox
+	sim  *ovssim.Switch // nil when it is real
+	real *ovs.Switch    // nil when it is simulated
 
 	// Two locks, because stopping the switch waits for transactions that may be telling the world of a
 	// port, which in turn looks at its carrier.
@@ -23,6 +26,14 @@ type netSwitch struct {
 	down  bool
 	mu    sync.Mutex
 	links map[string]bool // every port, and whether it was told that it has a carrier
+}
+
+// switchBox is what a switch is to the lab, whoever makes it.
+type switchBox interface {
+	Endpoint() string
+	SetLink(port string, up bool)
+	Kill()
+	Revive() error
 }
 
 // parkingVLAN carries nothing: ports of machines that run nothing of ours are in it.
@@ -49,7 +60,7 @@ func portOf(s ovssim.PortState) world.Port {
 }
 
 // startSwitches starts every switch with its ports as if Rerack had set those of the homes.
-func (l *Lab) startSwitches(context.Context) error {
+func (l *Lab) startSwitches(ctx context.Context) error {
 	l.switches = map[string]*netSwitch{}
 	for _, name := range l.topo.Names(topology.KindSwitch) {
 		s := l.topo.Switches[name]
@@ -57,22 +68,17 @@ func (l *Lab) startSwitches(context.Context) error {
 			return fault.Newf(fault.Unsupported, "switch %s: the lab has no simulator for driver %q", name, s.Spec.Driver)
 		}
 		ports := l.portsOf(name)
-		cfg := ovssim.Config{Bridge: s.Spec.Bridge, Address: l.address(s.Spec.Address), Backend: switchBackend{l, name}}
-		for _, p := range slices.Sorted(maps.Keys(ports)) {
-			cfg.Ports = append(cfg.Ports, ports[p])
+		start := l.simulateSwitch
+		if l.cfg.QEMU != nil && l.cfg.QEMU.Switches == SwitchesOVS {
+			start = l.realSwitch
 		}
-		sim, err := ovssim.Start(cfg)
+		n, err := start(ctx, name, ports)
 		if err != nil {
 			return fault.Wrap(err, "start", "switch "+name)
 		}
-		l.onClose(func() error { sim.Close(); return nil })
-		n := &netSwitch{sim: sim, links: map[string]bool{}}
+		n.links = map[string]bool{}
 		for p := range ports {
 			n.links[p] = false
-			state, _ := sim.Port(p)
-			if err := l.world.SetPort(name, p, portOf(state)); err != nil {
-				return err
-			}
 		}
 		if err := l.world.Protect("port", name, foreignPort); err != nil {
 			return err
@@ -83,10 +89,30 @@ func (l *Lab) startSwitches(context.Context) error {
 			}
 		}
 		l.switches[name] = n
-		s.Spec.Address = sim.Endpoint()
+		s.Spec.Address = n.box.Endpoint()
 		l.topo.Switches[name] = s
 	}
 	return nil
+}
+
+func (l *Lab) simulateSwitch(_ context.Context, name string, ports map[string]ovssim.Port) (*netSwitch, error) {
+	s := l.topo.Switches[name].Spec
+	cfg := ovssim.Config{Bridge: s.Bridge, Address: l.address(s.Address), Backend: switchBackend{l, name}}
+	for _, p := range slices.Sorted(maps.Keys(ports)) {
+		cfg.Ports = append(cfg.Ports, ports[p])
+	}
+	sim, err := ovssim.Start(cfg)
+	if err != nil {
+		return nil, err
+	}
+	l.onClose(func() error { sim.Close(); return nil })
+	for p := range ports {
+		state, _ := sim.Port(p)
+		if err := l.world.SetPort(name, p, portOf(state)); err != nil {
+			return nil, err
+		}
+	}
+	return &netSwitch{box: sim, sim: sim}, nil
 }
 
 // foreignPort is a port on every switch that nobody may touch.
@@ -148,7 +174,7 @@ func (l *Lab) followSwitch(name, port string) {
 		}
 		if up := l.world.Carrier(name, p); up != was {
 			n.links[p] = up
-			n.sim.SetLink(p, up)
+			n.box.SetLink(p, up)
 		}
 	}
 }
@@ -162,8 +188,8 @@ func (n *netSwitch) follow(l *Lab, name string) {
 	}
 	n.down = !reachable
 	if n.down {
-		n.sim.Kill()
-	} else if err := n.sim.Revive(); err != nil {
+		n.box.Kill()
+	} else if err := n.box.Revive(); err != nil {
 		l.log.Error("switch does not come back", "switch", name, "err", err)
 	}
 }
@@ -183,11 +209,17 @@ func (l *Lab) switchFault(name, what string, s setting) (err error) {
 	if n == nil {
 		return fault.Newf(fault.NotFound, "no switch %q", name)
 	}
+	if n.sim == nil {
+		return fault.Newf(fault.Unsupported, "switch %q is real: it has no faults to set", name)
+	}
 	n.sim.SetFaults(func(f *ovssim.Faults) { err = switchKnobs().apply(f, what, s) })
 	return err
 }
 
 func (n *netSwitch) counters() map[string]int {
+	if n.sim == nil {
+		return nil
+	}
 	c := n.sim.Counters()
 	return map[string]int{"connections": c.Connections, "transactions": c.Transactions, "commits": c.Commits, "failed": c.Failed}
 }

@@ -115,6 +115,7 @@ const (
 	NeverServes            // its system reports, its workload does not get up
 	ReportsFailure         // its system says that it cannot go on
 	NeverTurnsOff          // its power cannot be turned off
+	ReadsBadly             // its local disk cannot be read to the end
 )
 
 // Break gives a machine a defect; Sound takes it away.

@@ -162,7 +162,11 @@ func (b booting) start(ctx context.Context) {
 	case ReportsFailure:
 		b.report(ctx, pxe.KindFailed, "", "disk controller not found")
 		return
-	case Sound, NeverServes, NeverTurnsOff:
+	case Sound, NeverServes, NeverTurnsOff, ReadsBadly:
+	}
+	if b.rec.Capture {
+		b.copies(ctx)
+		return
 	}
 	if b.rec.Workload == "" {
 		if d.World.BecomeHost(l) == nil && d.become(l) == nil {

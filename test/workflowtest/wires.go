@@ -131,6 +131,23 @@ type array struct {
 	name string
 }
 
+// Masks lists the masks of the volumes that the topology names.
+func (a *array) Masks(context.Context) ([]san.Mask, error) {
+	if _, reachable := a.d.World.ArrayState(a.name); !reachable {
+		return nil, silent("array/" + a.name)
+	}
+	var out []san.Mask
+	for _, name := range a.d.topo.Names(topology.KindVolume) {
+		v := a.d.topo.Volumes[name].Spec
+		if v.Array != a.name {
+			continue
+		}
+		m, _ := a.d.World.MaskOf(a.name, world.DeviceName(v))
+		out = append(out, san.Mask{Volume: world.DeviceName(v), Initiators: m.Initiators, Epoch: m.Epoch})
+	}
+	return out, nil
+}
+
 // Apply sets the masks it is given: all that revoke before any that grants.
 func (a *array) Apply(ctx context.Context, c san.MaskChange) (san.MaskResult, error) {
 	var out san.MaskResult

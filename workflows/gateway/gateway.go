@@ -37,7 +37,9 @@ type Config struct {
 	Arrays   map[string]func(topology.Array) (san.Array, error)
 	// CHAP resolves the names of secrets with which hosts log in to targets.
 	CHAP func(ctx context.Context, name string) (user, secret string, err error)
-	// AgentCert and AgentCA are for the agents of hosts.
+	// Hypervisors are for machines that run one already, by the machine's name.
+	Hypervisors map[topology.HypervisorDriver]OpenHypervisor
+	// AgentCert and AgentCA are for the agents of hosts; existing hypervisors know us by AgentCert too.
 	AgentCert tls.Certificate
 	AgentCA   *x509.CertPool
 	Now       func() time.Time // default time.Now
@@ -207,6 +209,9 @@ func (g *Gateway) array(ctx context.Context, a topology.Array) (san.Array, error
 
 // Host implements workflows.Devices.
 func (g *Gateway) Host(ctx context.Context, machine string, h state.Host) (hypervisordriver.Host, error) {
+	if h.Existing != nil {
+		return g.existing(ctx, machine, *h.Existing)
+	}
 	return kept(ctx, g, "host/"+machine, h, func() (hypervisordriver.Host, error) {
 		c, err := agent.Dial(agent.ClientConfig{URL: h.AgentURL, Certificate: g.cfg.AgentCert, CA: g.cfg.AgentCA,
 			Machine: machine, Epoch: h.Epoch})
@@ -274,7 +279,11 @@ func (g *Gateway) Machine(_ context.Context, m topology.Machine) (workflows.Mach
 	if m.Meta.Name == "" {
 		return nil, &fault.Error{Kind: fault.NotFound, What: "the machine is not in the topology any more"}
 	}
-	return control{g.cfg.Fleet.Client(g.endpoint(m))}, nil
+	c := control{g.cfg.Fleet.Client(g.endpoint(m))}
+	if m.Spec.Existing() {
+		return witness{c, m.Meta.Name}, nil
+	}
+	return c, nil
 }
 
 // control is a machine's BMC as the workflows need it.

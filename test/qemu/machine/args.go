@@ -3,20 +3,28 @@ package machine
 import (
 	"fmt"
 	"strings"
+
+	"rerack.dev/rerack/internal/kvmprobe"
 )
 
 // firstFD is the number that a process's first inherited file has, after its standard ones.
 const firstFD = 3
 
-// args is QEMU's command line for one life. Everything it has, it has been given: no default devices.
-func (c *Config) args(b Boot) []string {
+// args is QEMU's command line for one life on an accelerator. Everything it has, it has been given: no
+// default devices.
+func (c *Config) args(b Boot, accelerator string) []string {
+	cpu := "max"
+	if accelerator == kvmprobe.KVM {
+		cpu = "host"
+	} else {
+		accelerator += ",thread=single,tb-size=32"
+	}
 	board := "pc,graphics=off" // SeaBIOS speaks on the serial console
 	if c.Firmware == UEFI {
 		board = "q35"
 	}
 	a := []string{"-name", c.Name, "-M", board, "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
-		// Emulated, not virtual: a /dev/kvm that opens may still hang every guest.
-		"-accel", "tcg,thread=single,tb-size=32", "-cpu", "max",
+		"-accel", accelerator, "-cpu", cpu,
 		"-m", fmt.Sprint(c.MemoryMiB), "-smp", fmt.Sprint(c.CPUs), "-serial", "stdio", "-monitor", "none",
 		"-smbios", "type=1,serial=" + c.Serial}
 	if c.UUID != "" {
@@ -38,7 +46,7 @@ func (c *Config) args(b Boot) []string {
 		a = append(a, "-netdev", fmt.Sprintf("stream,id=n%d,server=off,addr.type=fd,addr.str=%d", i, firstFD+i), "-device", dev)
 	}
 	for i, d := range c.Disks {
-		a = append(a, "-drive", fmt.Sprintf("if=none,id=d%d,format=raw,file=%s", i, comma(d)), "-device", fmt.Sprintf("virtio-blk-pci,drive=d%d", i))
+		a = append(a, "-drive", fmt.Sprintf("if=none,id=d%d,format=raw,file=%s", i, comma(d)), "-device", fmt.Sprintf("virtio-blk-pci,drive=d%d,serial=%s", i, DiskSerial(c.Name, i)))
 	}
 	if b.Kernel != nil {
 		return append(a, "-kernel", b.Kernel.Path, "-initrd", b.Kernel.Initrd, "-append", b.Kernel.Cmdline)
@@ -48,6 +56,13 @@ func (c *Config) args(b Boot) []string {
 		order = "c"
 	}
 	return append(a, "-boot", "order="+order)
+}
+
+// DiskSerial is the serial number of a machine's disk, by its place in Config.Disks. A virtio disk has no
+// room for more than 20 bytes (virtio 1.2, section 5.2.6.1).
+func DiskSerial(name string, i int) string {
+	s := fmt.Sprintf("d%d-%s", i, name)
+	return s[:min(len(s), 20)]
 }
 
 // comma writes a path so that QEMU does not take a comma in it for the end.

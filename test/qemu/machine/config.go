@@ -4,6 +4,7 @@
 package machine
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -12,7 +13,7 @@ import (
 	"regexp"
 
 	"rerack.dev/rerack/internal/fault"
-	"rerack.dev/rerack/test/qemu/vswitch"
+	"rerack.dev/rerack/internal/kvmprobe"
 )
 
 // Firmware is what starts a machine.
@@ -46,7 +47,13 @@ type Kernel struct{ Path, Initrd, Cmdline string }
 // NIC is a network card.
 type NIC struct {
 	MAC  net.HardwareAddr
-	Port *vswitch.Port
+	Port Plug
+}
+
+// Plug is a port that a stream of frames can be plugged into: of package vswitch, or of a real switch.
+type Plug interface {
+	// Serve passes frames until ctx ends or the far end is gone. It closes the stream.
+	Serve(ctx context.Context, c net.Conn) error
 }
 
 // DefaultFirmware is where Debian's package ovmf has UEFI's code, and its variables as they leave the factory.
@@ -70,6 +77,8 @@ type Config struct {
 	Code, Vars   string   // of UEFI
 	// OnLine is called with every line on the console, cut at 1 KiB. It must not block.
 	OnLine func(string)
+	// KVM is asked whether the machine may run on it. Without, it is emulated.
+	KVM    *kvmprobe.Probe
 	Logger *slog.Logger
 }
 

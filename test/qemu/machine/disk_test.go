@@ -61,7 +61,7 @@ func TestASystemOnALUNMoves(t *testing.T) {
 		boot.Set(in)
 		return s.On(i, machine.BIOS, machine.Boot{Device: machine.Network})
 	}
-	addressOf := func(i int) string { return storageAddress(vswitch.MAC(pxetest.MAC(i))) }
+	addressOf := func(i int) string { return sitetest.StorageAddress(vswitch.MAC(pxetest.MAC(i))) }
 
 	v.Mask(t, 1, addressOf(1))
 	a := start(1, 1)
@@ -97,7 +97,7 @@ func TestASystemOnALUNMoves(t *testing.T) {
 	v.Mask(t, 4, addressOf(4))
 	d := start(4, 4)
 	s.Says(d, "http://ipxe.org/410d613c") // CHAP refused
-	d.off()
+	d.Off()
 	if now, _ := last(t, disk); now != n {
 		t.Errorf("record %d, and everyone who may write is off since %d", now, n)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/internal/kvmprobe"
 	"rerack.dev/rerack/test/qemu/child"
 )
 
@@ -58,7 +59,7 @@ func (m *Machine) Run(ctx context.Context, b Boot) error {
 		return err
 	}
 	said := &tail{}
-	cmd := exec.CommandContext(ctx, c.QEMU, c.args(b)...) // killed when ctx ends
+	cmd := exec.CommandContext(ctx, c.QEMU, c.args(b, m.accelerator(ctx))...) // killed when ctx ends
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = &lines{file: console, use: c.OnLine}, said, far
 	cmd.WaitDelay = killed
 	err = <-child.Start(cmd)
@@ -66,6 +67,14 @@ func (m *Machine) Run(ctx context.Context, b Boot) error {
 		return nil
 	}
 	return &fault.Error{Kind: fault.Internal, Where: "machine " + c.Name, What: "run QEMU", Evidence: said.String(), Err: err}
+}
+
+// accelerator is KVM where that has been seen to run a guest.
+func (m *Machine) accelerator(ctx context.Context) string {
+	if m.cfg.KVM == nil {
+		return kvmprobe.TCG
+	}
+	return m.cfg.KVM.Best(ctx)
 }
 
 // prepare makes UEFI's variables when the machine has none yet; they outlive its lives.

@@ -1,27 +1,16 @@
 package machine_test
 
 import (
-	"context"
 	_ "embed"
-	"encoding/binary"
 	"fmt"
-	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
-	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/pxe"
 	"rerack.dev/rerack/pxe/ipxe"
-	"rerack.dev/rerack/sanzoning/driver"
-	"rerack.dev/rerack/sanzoning/maskingtest"
-	"rerack.dev/rerack/sanzoning/tgt"
-	"rerack.dev/rerack/sanzoning/tgt/tgtadm"
-	"rerack.dev/rerack/test/qemu/gateway"
 	"rerack.dev/rerack/test/qemu/machine"
 	"rerack.dev/rerack/test/qemu/sitetest"
 	"rerack.dev/rerack/test/qemu/vswitch"
@@ -38,7 +27,7 @@ const (
 	diskSize = 32 << 20
 )
 
-// TestBootFromSANMoves boots two machines from one sitetest.Volume, one after the other, with the same initiator name and
+// TestBootFromSANMoves boots two machines from one volume, one after the other, with the same initiator name and
 // address. The first is never turned off: its BMC might lie. The mask alone keeps it from writing.
 func TestBootFromSANMoves(t *testing.T) {
 	s := sitetest.New(t)

@@ -63,6 +63,20 @@ func Loaders(t testing.TB) string {
 	return dir
 }
 
+// OpenVSwitch says whether real switches can run: they need the package openvswitch-switch and root.
+func OpenVSwitch(t testing.TB) {
+	t.Helper()
+	if _, err := exec.LookPath("ovs-vswitchd"); err != nil {
+		missing(t, err.Error())
+	}
+	if os.Geteuid() != 0 {
+		missing(t, "real switches need root")
+	}
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		missing(t, err.Error())
+	}
+}
+
 func missing(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("RERACK_REQUIRE_PEERS") == "1" {
