@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -24,6 +25,8 @@ const (
 	paramClient  = "rerack.client"  // the only caller of the agent, by its certificate
 	paramPort    = "rerack.port"    // where the agent listens
 	paramReserve = "rerack.reserve" // MiB of memory that no machine gets
+	// paramConsoles is a flag: the consoles of machines go to the host's own, each line after "vm NAME: ".
+	paramConsoles = "rerack.consoles"
 )
 
 const (
@@ -99,7 +102,11 @@ func host(ctx context.Context, log *slog.Logger, params map[string]string, home 
 	if err != nil {
 		return fault.Wrap(err, "listen", "agent "+at.String())
 	}
-	h, err := qemu.New(qemu.Config{Name: lease.Address.Addr().String(), Dir: "/run/rerack", Network: qemu.NewBridges(lease.Interface), Accelerator: accelerator,
+	var console func(vm, line string)
+	if _, ok := params[paramConsoles]; ok {
+		console = func(vm, line string) { fmt.Printf("vm %s: %s\n", vm, line) }
+	}
+	h, err := qemu.New(qemu.Config{Console: console, Name: lease.Address.Addr().String(), Dir: "/run/rerack", Network: qemu.NewBridges(lease.Interface), Accelerator: accelerator,
 		ReserveMiB: int64(reserve), Others: qemu.Others, Logger: log})
 	if err != nil {
 		return err

@@ -32,6 +32,7 @@ type labFlags struct {
 	qemu     bool
 	kernels  []string
 	loaders  string
+	agent    string
 	switches string
 }
 
@@ -110,7 +111,7 @@ func labRun(f *labFlags) *cobra.Command {
 				if err != nil {
 					return &fault.Error{Kind: fault.Invalid, What: "--boot-server", Err: err}
 				}
-				cfg.QEMU = &lab.QEMU{Kernel: f.kernels, Loaders: f.loaders, HTTP: at, Switches: f.switches, KVM: kvmprobe.New(kvmprobe.Config{})}
+				cfg.QEMU = &lab.QEMU{Kernel: f.kernels, Loaders: f.loaders, Agent: f.agent, HTTP: at, Switches: f.switches, KVM: kvmprobe.New(kvmprobe.Config{})}
 			}
 			l, err := lab.Start(c.Context(), cfg)
 			if err != nil {
@@ -129,10 +130,11 @@ func labRun(f *labFlags) *cobra.Command {
 
 func (f *labFlags) add(c *cobra.Command) {
 	c.Flags().IntVar(&f.machines, "machines", 0, "generate a data centre of this many machines")
-	c.Flags().StringVar(&f.example, "example", "story", "without files: story, story-scarce with fewer machines left, or real, made for --qemu")
+	c.Flags().StringVar(&f.example, "example", "story", "without files: story, story-scarce with fewer machines left, or real and real-story, made for --qemu")
 	c.Flags().BoolVar(&f.qemu, "qemu", false, "run machines whose hardware type is labelled lab: qemu as QEMU processes that boot a real kernel; needs no root")
 	c.Flags().StringSliceVar(&f.kernels, "qemu-kernel", kernelFolders(), "folders in which to look for an unpacked or installed linux-image")
 	c.Flags().StringVar(&f.loaders, "qemu-loaders", "/usr/lib/ipxe", "folder with iPXE for real machines")
+	c.Flags().StringVar(&f.agent, "qemu-agent", besides("rerack-agent"), "program that real hosts run")
 	c.Flags().StringVar(&f.switches, "switches", "", "with --qemu: ovs makes every switch a real Open vSwitch; needs root")
 	c.Flags().DurationVar(&f.post, "post", 0, "time every machine spends in its firmware before it boots")
 }
@@ -143,9 +145,18 @@ func (f *labFlags) runArgs(paths []string) []string {
 		args = append(args, "--example", f.example)
 	}
 	if f.qemu {
-		args = append(args, "--switches", f.switches, "--qemu", "--qemu-loaders", f.loaders, "--qemu-kernel", strings.Join(f.kernels, ","))
+		args = append(args, "--switches", f.switches, "--qemu", "--qemu-loaders", f.loaders, "--qemu-agent", f.agent, "--qemu-kernel", strings.Join(f.kernels, ","))
 	}
 	return append(args, paths...)
+}
+
+// besides is a program that is installed where this one is.
+func besides(name string) string {
+	self, err := os.Executable()
+	if err != nil {
+		return name // looked for in the present folder, and named when it is not there
+	}
+	return filepath.Join(filepath.Dir(self), name)
 }
 
 // kernelFolders are where a kernel for real machines is looked for when none is named: where .ci/qemu

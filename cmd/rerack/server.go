@@ -31,6 +31,7 @@ import (
 	"rerack.dev/rerack/orchestrator/store"
 	"rerack.dev/rerack/orchestrator/store/consul"
 	"rerack.dev/rerack/orchestrator/store/embedded"
+	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/pxe"
 	"rerack.dev/rerack/pxe/bootserver"
 	"rerack.dev/rerack/pxe/dhcp"
@@ -152,7 +153,8 @@ func serve(ctx context.Context, cfg serverConfig, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	gw, err := openGateway(cfg, ca, log)
+	revisions := &revision.Log{Store: st, Now: time.Now}
+	gw, err := openGateway(cfg, ca, revisions.Topology, log)
 	if err != nil {
 		return err
 	}
@@ -162,7 +164,6 @@ func serve(ctx context.Context, cfg serverConfig, log *slog.Logger) error {
 		_ = gw.Close(closing)
 	}()
 
-	revisions := &revision.Log{Store: st, Now: time.Now}
 	if err := revisions.Refresh(ctx); err != nil {
 		return err
 	}
@@ -333,7 +334,7 @@ func importLoaders(ctx context.Context, dir string, files *images.Store, log *sl
 	return out, nil
 }
 
-func openGateway(cfg serverConfig, ca *pki.CA, log *slog.Logger) (*gateway.Gateway, error) {
+func openGateway(cfg serverConfig, ca *pki.CA, now func() *topology.Topology, log *slog.Logger) (*gateway.Gateway, error) {
 	creds := secrets.Open(cfg.secretsFile)
 	var deviceCA []byte
 	if cfg.deviceCA != "" {
@@ -351,5 +352,9 @@ func openGateway(cfg serverConfig, ca *pki.CA, log *slog.Logger) (*gateway.Gatew
 		return nil, err
 	}
 	c.AgentCert, c.AgentCA, c.DeviceCA = cert, ca.Pool(), string(deviceCA)
+	c.AgentDial = func(machine string) (func(ctx context.Context, network, address string) (net.Conn, error), error) {
+		t := now()
+		return probe.Dialer(t.Sites[t.Racks[t.Machines[machine].Spec.Rack].Spec.Site].Spec.AgentProxy)
+	}
 	return gateway.New(c), nil
 }

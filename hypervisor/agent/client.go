@@ -28,6 +28,8 @@ type ClientConfig struct {
 	Machine     string
 	Epoch       uint64
 	Timeout     time.Duration // of one call; default 15 s
+	// Dial is the way to the agent; default is a direct one.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Client is a driver.Host on the other side of the agent protocol.
@@ -71,6 +73,9 @@ func Dial(c ClientConfig) (*Client, error) {
 	if c.Timeout == 0 {
 		c.Timeout = 15 * time.Second
 	}
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
+	}
 	want := pki.AgentName(c.Machine, c.Epoch).String()
 	t := &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{c.Certificate},
 		// The certificate names a machine and not an address, so the chain and the name are checked here.
@@ -92,7 +97,7 @@ func Dial(c ClientConfig) (*Client, error) {
 	return &Client{base: strings.TrimRight(c.URL, "/"), timeout: c.Timeout, http: &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{TLSClientConfig: t, MaxConnsPerHost: 2, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 16 << 10,
-			DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext}}}, nil
+			DialContext: c.Dial}}}, nil
 }
 
 // Capacity implements driver.Host.

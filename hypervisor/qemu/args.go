@@ -69,7 +69,7 @@ func (l *launch) options(option string, v map[string]any) {
 }
 
 // board is the machine without what is plugged in. It starts paused.
-func (l *launch) board(c *Config, s driver.Spec, control *os.File) {
+func (l *launch) board(c *Config, s driver.Spec, control, serial *os.File) {
 	board, cpu, accel := "pc,graphics=off", "max", "tcg,tb-size=64" // SeaBIOS speaks on the serial console
 	if s.Firmware == "uefi" {
 		board = "q35"
@@ -82,8 +82,13 @@ func (l *launch) board(c *Config, s driver.Spec, control *os.File) {
 		"-S", "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", l.inherit(control)), "-mon", "chardev=qmp,mode=control",
-		"-chardev", fmt.Sprintf("ringbuf,id=console,size=%d", console), "-serial", "chardev:console",
 		"-boot", "strict=on")
+	if serial != nil {
+		l.add("-chardev", fmt.Sprintf("socket,id=console,fd=%d", l.inherit(serial)))
+	} else {
+		l.add("-chardev", fmt.Sprintf("ringbuf,id=console,size=%d", console))
+	}
+	l.add("-serial", "chardev:console")
 }
 
 // firmware gives a UEFI machine its code, which it cannot write, and variables of its own.

@@ -41,7 +41,10 @@ type Config struct {
 	Code, Vars  string
 	// Others lists the machines that run here and are not ours, nil for none.
 	Others func(context.Context) ([]driver.VM, error)
-	Logger *slog.Logger // default: none
+	// Console gets every line that a machine writes to its serial console, cut at 1 KiB; it must not block.
+	// nil keeps the last of them in QEMU.
+	Console func(vm, line string)
+	Logger  *slog.Logger // default: none
 }
 
 const defaultReserve = 128

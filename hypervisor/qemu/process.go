@@ -39,7 +39,11 @@ func (h *Host) start(ctx context.Context, s driver.Spec) (*process, error) {
 		return nil, fault.Wrap(err, "make a socket", "QMP")
 	}
 	l := &launch{}
-	l.board(&h.cfg, s, far)
+	serial, err := h.console(s.Name)
+	if err != nil {
+		return nil, errors.Join(err, near.Close(), far.Close())
+	}
+	l.board(&h.cfg, s, far, serial)
 	var ports []Port
 	p, err := func() (*process, error) {
 		defer func() {

@@ -30,7 +30,7 @@ type Prober struct{}
 func (Prober) Probe(ctx context.Context, site topology.Site, address string, h topology.Health) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	dial, err := dialer(site.Spec.ProbeProxy)
+	dial, err := Dialer(site.Spec.ProbeProxy)
 	if err != nil {
 		return err
 	}
@@ -70,19 +70,21 @@ func unreachable(where string, err error) error {
 	return &fault.Error{Kind: fault.Unreachable, Where: where, What: "health check", Err: err}
 }
 
-type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+// DialFunc connects, as net.Dialer.DialContext does.
+type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-func dialer(proxyURL string) (dialFunc, error) {
+// Dialer connects through a SOCKS5 proxy, socks5://host:port, or directly when that is empty.
+func Dialer(proxyURL string) (DialFunc, error) {
 	if proxyURL == "" {
 		return (&net.Dialer{}).DialContext, nil
 	}
 	u, err := url.Parse(proxyURL)
 	if err != nil || u.Scheme != "socks5" {
-		return nil, &fault.Error{Kind: fault.Invalid, What: fmt.Sprintf("probeProxy %q", proxyURL), Next: "write socks5://host:port"}
+		return nil, &fault.Error{Kind: fault.Invalid, What: fmt.Sprintf("proxy %q", proxyURL), Next: "write socks5://host:port"}
 	}
 	d, err := proxy.SOCKS5("tcp", u.Host, nil, &net.Dialer{})
 	if err != nil {
-		return nil, &fault.Error{Kind: fault.Invalid, What: "probeProxy", Err: err}
+		return nil, &fault.Error{Kind: fault.Invalid, What: "proxy", Err: err}
 	}
 	cd, ok := d.(proxy.ContextDialer)
 	if !ok {

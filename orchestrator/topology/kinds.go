@@ -69,6 +69,7 @@ type (
 type SiteSpec struct {
 	Location   string `json:"location,omitempty" doc:"Where it is, for people"`
 	ProbeProxy string `json:"probeProxy,omitempty" doc:"SOCKS5 proxy inside the site through which workloads are health-checked from their own networks" format:"socks5" example:"socks5://127.0.0.1:1080"`
+	AgentProxy string `json:"agentProxy,omitempty" doc:"SOCKS5 proxy inside the site through which the agents of hosts are reached, where the server is not on the networks that machines boot from" format:"socks5" example:"socks5://127.0.0.1:1080"`
 }
 
 // RackSpec is a rack: the usual failure domain.

@@ -217,6 +217,9 @@ func (l *Lab) startProxy(ctx context.Context) error {
 	l.onClose(l.proxy.close)
 	for name, s := range l.topo.Sites {
 		s.Spec.ProbeProxy = "socks5://" + ln.Addr().String()
+		if l.real != nil { // agents of simulated hosts are on loopback
+			s.Spec.AgentProxy = s.Spec.ProbeProxy
+		}
 		l.topo.Sites[name] = s
 	}
 	return nil
@@ -225,6 +228,9 @@ func (l *Lab) startProxy(ctx context.Context) error {
 // serviceAt says what answers at an address inside the site, as far as frames pass.
 func (l *Lab) serviceAt(at netip.AddrPort) (service, error) {
 	owner, ok := l.plan.addresses[at.Addr()]
+	if s, real := l.agentAt(at); !ok && real {
+		return s, nil
+	}
 	if !ok {
 		return service{}, &fault.Error{Kind: fault.NotFound, Where: at.String(), What: "find who answers"}
 	}

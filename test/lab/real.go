@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -8,11 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/internal/kvmprobe"
 	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/pxe/imagebuild"
 	"rerack.dev/rerack/test/qemu/gateway"
 	"rerack.dev/rerack/test/qemu/image"
 	qemu "rerack.dev/rerack/test/qemu/machine"
@@ -40,6 +43,20 @@ type QEMU struct {
 	// Switches is SwitchesOVS for a real Open vSwitch in the place of every simulated one. It needs root.
 	Switches string
 	KVM      *kvmprobe.Probe // optional: says whether machines may run on KVM
+	// Agent is the program rerack-agent. Only labs whose hypervisor is real need it.
+	Agent string
+}
+
+// buildHypervisor makes the initial RAM disk of Rerack's own hypervisor from what is installed here.
+func (q *QEMU) buildHypervisor() ([]byte, error) {
+	k, err := imagebuild.FindKernel(q.Kernel...)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	r := imagebuild.Hypervisor(k, "/", q.Agent)
+	err = r.Build(&b)
+	return b.Bytes(), err
 }
 
 // SwitchesOVS is the value of QEMU.Switches for real switches.
@@ -65,6 +82,7 @@ type reality struct {
 	sw             *vswitch.Switch
 	nets           map[int]*netstack.Host // the gateways, by VLAN
 	kernel, initrd []byte
+	hypervisor     []byte   // initial RAM disk; nil when no image asks for it
 	roots          []string // with the parts of systems on disks
 	dir            string
 
@@ -95,6 +113,13 @@ func (l *Lab) buildSystem() error {
 		roots: l.cfg.QEMU.Kernel, ports: map[string][]cable{}}
 	if r.kernel, r.initrd, err = image.Build(src); err != nil {
 		return err
+	}
+	for _, img := range l.topo.Images {
+		if img.Spec.Type == topology.ImageHypervisor && img.Meta.Labels[RealLabel] == RealQEMU {
+			if r.hypervisor, err = l.cfg.QEMU.buildHypervisor(); err != nil {
+				return err
+			}
+		}
 	}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return fault.Wrap(err, "make directory", r.dir)
@@ -189,8 +214,9 @@ func (l *Lab) openNet(name string, number byte) error {
 	l.real.nets[n.VLAN] = h
 	relay := RelayPrefix.Addr().As4()
 	relay[2], relay[3] = 255, number
-	g, err := gateway.Open(gateway.Config{Host: h, Link: link, Boot: BootAddress, Relay: netip.AddrFrom4(relay), Circuit: l.circuitOf,
-		From: netip.PrefixFrom(netip.AddrFrom4([4]byte{127, 4}), 16), Logger: l.log,
+	g, err := gateway.Open(gateway.Config{Host: h, Link: link, Boot: BootAddress, Relay: netip.AddrFrom4(relay),
+		Circuit: func(mac [6]byte) string { return l.circuitOf(n.VLAN, mac) },
+		From:    netip.PrefixFrom(netip.AddrFrom4([4]byte{127, 4}), 16), Logger: l.log,
 		Servers: func() gateway.Servers {
 			return gateway.Servers{DHCP: *l.boot.Load(), TFTP: orZero(l.tftp.Load()), HTTP: l.cfg.QEMU.HTTP}
 		}})
@@ -236,16 +262,31 @@ func (l *Lab) plugIn(m *machine) error {
 	return err
 }
 
-// circuitOf names the switch port that a real machine is cabled to, as a switch that relays does.
-func (l *Lab) circuitOf(mac [6]byte) string {
-	for _, cables := range l.real.ports {
+// circuitOf names the switch port by which frames from an Ethernet address come in, as a switch that relays does.
+func (l *Lab) circuitOf(vlan int, mac vswitch.MAC) string {
+	if c, _, ok := l.cableOf(vlan, mac); ok {
+		return circuit(outlet{sw: c.nic.Switch, port: c.nic.Port})
+	}
+	return ""
+}
+
+// cableOf finds whose cable frames from an Ethernet address come in by. It may be that of a virtual machine.
+func (l *Lab) cableOf(vlan int, mac vswitch.MAC) (cable, *machine, bool) {
+	port, _ := l.real.sw.Locate(vlan, mac)
+	name, nic, _ := strings.Cut(port, "/")
+	for _, c := range l.real.ports[name] {
+		if c.nic.Name == nic {
+			return c, l.machines[name], true
+		}
+	}
+	for name, cables := range l.real.ports { // behind a switch of another make
 		for _, c := range cables {
-			if hw, err := net.ParseMAC(string(c.nic.MAC)); err == nil && [6]byte(hw) == mac {
-				return circuit(outlet{sw: c.nic.Switch, port: c.nic.Port})
+			if hw, err := net.ParseMAC(string(c.nic.MAC)); err == nil && vswitch.MAC(hw) == mac {
+				return c, l.machines[name], true
 			}
 		}
 	}
-	return ""
+	return cable{}, nil, false
 }
 
 // followWires lets the real ports carry what the simulated switches are set to and live uplinks lead to.

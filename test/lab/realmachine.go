@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"rerack.dev/rerack/bmc/driver"
@@ -15,7 +14,6 @@ import (
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/pxe/ipxe"
 	qemu "rerack.dev/rerack/test/qemu/machine"
-	"rerack.dev/rerack/test/world"
 )
 
 // runReal is a life of a real machine: QEMU runs until the world takes the power.
@@ -132,72 +130,4 @@ func (l *Lab) systemParams(workload string) string {
 		c += fmt.Sprintf(" lab.port=%d", w.Health.HTTPPort)
 	}
 	return c
-}
-
-// heard reads what the test system says on its console: the truth of what runs on a real machine.
-func (m *machine) heard(line string) {
-	said, ok := strings.CutPrefix(line, "rerack: ")
-	if !ok {
-		return
-	}
-	m.mu.Lock()
-	b := m.heardIn
-	m.mu.Unlock()
-	m.log.Debug("console", "line", said)
-	verb, rest, _ := strings.Cut(said, " ")
-	var err error
-	switch verb {
-	case "kernel", "dhcp":
-		b.enter(verb)
-	case "start":
-		var workload string
-		var epoch uint64
-		if workload, epoch, err = parseStart(rest); err == nil {
-			if epoch == 0 {
-				epoch = m.lab.epochOf(workload)
-			}
-			b.enter("phone-home")
-			err = m.lab.world.Start(b.life, "", workload, epoch)
-		}
-	case "serving":
-		b.enter("running")
-		err = m.lab.world.Serve(b.life, "", true)
-	}
-	if err != nil {
-		m.log.Debug("console line not recorded", "line", said, "err", err)
-	}
-}
-
-// parseStart reads "workload=<name> epoch=<n>". A system on a disk knows no epoch and leaves it empty: 0.
-func parseStart(s string) (workload string, epoch uint64, err error) {
-	for _, f := range strings.Fields(s) {
-		key, value, _ := strings.Cut(f, "=")
-		switch key {
-		case "workload":
-			workload = value
-		case "epoch":
-			if value == "" {
-				continue
-			}
-			if epoch, err = strconv.ParseUint(value, 10, 64); err != nil {
-				return "", 0, err
-			}
-		}
-	}
-	return workload, epoch, nil
-}
-
-// realService is how a workload on a real machine is reached: over the frames of its own network.
-func (l *Lab) realService(r world.Run, vlan int, at netip.AddrPort) service {
-	return service{Workload: r.Workload, Epoch: r.Epoch, Machine: r.Machine,
-		dial: func() (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(l.ctx, socksTimeout)
-			defer cancel()
-			return l.real.nets[vlan].Dial(ctx, at)
-		}}
-}
-
-// isRealImage says whether an image is the test system of real machines.
-func (l *Lab) isRealImage(i topology.Image) bool {
-	return l.real != nil && i.Meta.Labels[RealLabel] == RealQEMU
 }

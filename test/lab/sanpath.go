@@ -4,7 +4,6 @@ import (
 	"context"
 	"net"
 	"net/netip"
-	"strings"
 
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/topology"
@@ -58,9 +57,7 @@ func (l *Lab) machineAt(h *netstack.Host, vlan int, from net.Addr) (*machine, er
 	at, err := netip.ParseAddrPort(from.String())
 	if err == nil {
 		if mac, ok := h.EthernetOf(at.Addr()); ok {
-			port, _ := l.real.sw.Locate(vlan, mac)
-			name, _, _ := strings.Cut(port, "/")
-			if m := l.machines[name]; m != nil {
+			if _, m, ok := l.cableOf(vlan, mac); ok {
 				return m, nil
 			}
 		}

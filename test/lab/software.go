@@ -81,6 +81,8 @@ func (l *Lab) contentOf(img topology.Image, name, head string) []byte {
 		return l.blob(name, head)
 	case strings.HasPrefix(head, kernelMagic):
 		return l.real.kernel
+	case img.Spec.Type == topology.ImageHypervisor:
+		return l.real.hypervisor
 	}
 	return l.real.initrd
 }

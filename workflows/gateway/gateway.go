@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -37,6 +38,8 @@ type Config struct {
 	Arrays   map[string]func(topology.Array) (san.Array, error)
 	// CHAP resolves the names of secrets with which hosts log in to targets.
 	CHAP func(ctx context.Context, name string) (user, secret string, err error)
+	// AgentDial is the way to the agent on a machine; nil is a direct one.
+	AgentDial func(machine string) (func(ctx context.Context, network, address string) (net.Conn, error), error)
 	// Hypervisors are for machines that run one already, by the machine's name.
 	Hypervisors map[topology.HypervisorDriver]OpenHypervisor
 	// AgentCert and AgentCA are for the agents of hosts; existing hypervisors know us by AgentCert too.
@@ -213,8 +216,14 @@ func (g *Gateway) Host(ctx context.Context, machine string, h state.Host) (hyper
 		return g.existing(ctx, machine, *h.Existing)
 	}
 	return kept(ctx, g, "host/"+machine, h, func() (hypervisordriver.Host, error) {
-		c, err := agent.Dial(agent.ClientConfig{URL: h.AgentURL, Certificate: g.cfg.AgentCert, CA: g.cfg.AgentCA,
-			Machine: machine, Epoch: h.Epoch})
+		cfg := agent.ClientConfig{URL: h.AgentURL, Certificate: g.cfg.AgentCert, CA: g.cfg.AgentCA, Machine: machine, Epoch: h.Epoch}
+		if g.cfg.AgentDial != nil {
+			var err error
+			if cfg.Dial, err = g.cfg.AgentDial(machine); err != nil {
+				return nil, err
+			}
+		}
+		c, err := agent.Dial(cfg)
 		if err != nil {
 			return nil, err
 		}
