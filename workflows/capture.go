@@ -38,8 +38,8 @@ type CaptureScope struct {
 // provisioning network and given the volume alone; it boots the image that copies, as often as it takes. At
 // the end, however it comes, the machine is turned off and the volume taken back from it.
 func CaptureDisk(ctx workflow.Context, in RecoverInput) (RecoverResult, error) {
-	return closing(ctx, in.Run, func(ctx workflow.Context) (RecoverResult, error) {
-		c := &capturing{recovery: newRecovery(in)}
+	c := &capturing{recovery: newRecovery(in)}
+	return c.closing(ctx, func(ctx workflow.Context) (RecoverResult, error) {
 		if err := workflow.ExecuteActivity(quick(ctx), (*Activities).OpenCapture, in.Run).Get(ctx, &c.sc); err != nil {
 			return RecoverResult{}, err
 		}

@@ -42,12 +42,15 @@ func limits(s Scope) deviceLimits {
 // fence cuts the machines off in every way at once and returns the workloads whose fencing
 // requirement is met. Power, ports, zones and masks do not wait for each other, and a workload that is
 // fenced without its former machine's power does not wait for that either: the power fence of a rack
-// whose BMCs are dead goes on behind, and late is what it found.
+// whose BMCs are dead goes on behind, and late is what it found. late is returned with an error too: nothing may
+// turn a machine off any more when its run has ended.
 func fence(ctx workflow.Context, run string, s Scope, machines, workloads []string) (met []string, late latePower, err error) {
 	in := FenceInput{Run: run, Epoch: s.Epoch, Machines: machines, Workloads: workloads}
 	lim := limits(s)
-	power := workflow.ExecuteActivity(device(ctx, lim.power), (*Activities).FencePower, in)
+	powering, cancel := workflow.WithCancel(ctx)
+	power := workflow.ExecuteActivity(device(powering, lim.power), (*Activities).FencePower, in)
 	got := map[policies.FenceKind]Fences{policies.FencePower: {}}
+	late = latePower{in: in, got: got, future: power, cancel: cancel}
 	wg := workflow.NewWaitGroup(ctx)
 	var networkErr, storageErr error
 	wg.Add(2)
@@ -65,7 +68,6 @@ func fence(ctx workflow.Context, run string, s Scope, machines, workloads []stri
 			return nil, late, err
 		}
 	}
-	late = latePower{in: in, got: got, future: power}
 	if power.IsReady() {
 		return late.judge(ctx)
 	}
@@ -83,7 +85,8 @@ func fence(ctx workflow.Context, run string, s Scope, machines, workloads []stri
 type latePower struct {
 	in     FenceInput
 	got    map[policies.FenceKind]Fences
-	future workflow.Future
+	future workflow.Future // nil when there is none
+	cancel workflow.CancelFunc
 }
 
 // judge waits for the power fence and decides with it.
@@ -106,6 +109,15 @@ func (l latePower) record(ctx workflow.Context) error {
 	l.in.Workloads = nil // they are decided already
 	_, _, err := l.judge(ctx)
 	return err
+}
+
+// abandon ends a power fence whose result nobody wants any more, and returns when it has ended.
+func (l latePower) abandon(ctx workflow.Context) {
+	if l.future == nil || l.future.IsReady() || workflow.GetVersion(ctx, "abandon", workflow.DefaultVersion, 1) < 1 {
+		return
+	}
+	l.cancel()
+	_ = l.future.Get(ctx, nil) // what it did is in the machines' power state
 }
 
 // fenceNetwork closes ports switch by switch, all switches at once. A switch that fails counts as dead

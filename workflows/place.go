@@ -12,7 +12,7 @@ import (
 // target that does not boot is fenced and replaced by the next, as in a recovery.
 func PlaceWorkload(ctx workflow.Context, in RecoverInput) (RecoverResult, error) {
 	r := newRecovery(in)
-	return closing(ctx, in.Run, func(ctx workflow.Context) (RecoverResult, error) {
+	return r.closing(ctx, func(ctx workflow.Context) (RecoverResult, error) {
 		if err := workflow.ExecuteActivity(quick(ctx), (*Activities).OpenPlacement, in.Run).Get(ctx, &r.scope); err != nil {
 			return RecoverResult{}, err
 		}
@@ -27,7 +27,7 @@ func PlaceWorkload(ctx workflow.Context, in RecoverInput) (RecoverResult, error)
 // read back; then masks, zones and ports. When it cannot be stopped it keeps what it has.
 func ReleaseWorkload(ctx workflow.Context, in RecoverInput) (RecoverResult, error) {
 	r := newRecovery(in)
-	return closing(ctx, in.Run, func(ctx workflow.Context) (res RecoverResult, err error) {
+	return r.closing(ctx, func(ctx workflow.Context) (res RecoverResult, err error) {
 		if err := workflow.ExecuteActivity(quick(ctx), (*Activities).OpenRelease, in.Run).Get(ctx, &r.scope); err != nil {
 			return res, err
 		}

@@ -54,13 +54,19 @@ const SignalApprove = "approve"
 // Nothing is undone at its end: what could not be placed stays fenced and is named in the report.
 func Recover(ctx workflow.Context, in RecoverInput) (RecoverResult, error) {
 	r := newRecovery(in)
-	return closing(ctx, in.Run, r.run)
+	return r.closing(ctx, r.run)
 }
 
 // closing runs f and then closes the run, whatever ended it: an error and a cancellation included.
-func closing(ctx workflow.Context, run string, f func(workflow.Context) (RecoverResult, error)) (RecoverResult, error) {
+func (r *recovery) closing(ctx workflow.Context, f func(workflow.Context) (RecoverResult, error)) (RecoverResult, error) {
+	run := r.in.Run
 	res, err := f(ctx)
 	last, _ := workflow.NewDisconnectedContext(ctx)
+	if err != nil {
+		for _, l := range r.late {
+			l.abandon(last)
+		}
+	}
 	switch {
 	case temporal.IsCanceledError(err):
 		res = RecoverResult{State: state.RunCancelled, Reason: "cancelled by a person"}
@@ -133,11 +139,11 @@ func (r *recovery) run(ctx workflow.Context) (RecoverResult, error) {
 		}
 		r.pending = slices.DeleteFunc(r.pending, func(w string) bool { return slices.Contains(others, w) })
 		met, late, err := fence(ctx, r.in.Run, r.scope, r.scope.Machines, r.pending)
+		r.late = append(r.late, late)
 		if err != nil {
 			return "", err
 		}
 		r.pending = met
-		r.late = append(r.late, late)
 		return fmt.Sprintf("%d of %d workloads cut off from their former machines", len(met), len(r.scope.Affected)), nil
 	})
 	if err != nil {
