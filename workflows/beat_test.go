@@ -10,6 +10,7 @@ import (
 
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
+	sdklog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/testsuite"
 
 	"rerack.dev/rerack/internal/fault"
@@ -52,6 +53,7 @@ func TestEveryActivityBeats(t *testing.T) {
 			alive, beats := make(chan struct{}), 0
 			var once sync.Once
 			var suite testsuite.WorkflowTestSuite
+			suite.SetLogger(sdklog.NewStructuredLogger(quiet))
 			suite.SetDisableRegistrationAliasing(true)
 			env := suite.NewTestActivityEnvironment()
 			env.SetTestTimeout(time.Minute)

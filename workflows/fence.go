@@ -135,10 +135,11 @@ func fenceNetwork(ctx workflow.Context, in FenceInput, limit time.Duration) (Fen
 			one.Device, one.Ports = sw, plan.on(sw)
 			futures[i] = workflow.ExecuteActivity(device(ctx, limit), (*Activities).FenceSwitch, one)
 		}
-		closed := map[string]bool{}
+		closed, theirs := map[string]bool{}, map[policies.PortRef]bool{}
 		var dead []string
 		for i, sw := range plan.Switches {
-			if err := futures[i].Get(ctx, nil); err != nil {
+			var done SwitchFence
+			if err := futures[i].Get(ctx, &done); err != nil {
 				if ctx.Err() != nil {
 					return nil, ctx.Err()
 				}
@@ -146,9 +147,12 @@ func fenceNetwork(ctx workflow.Context, in FenceInput, limit time.Duration) (Fen
 			} else {
 				closed[sw] = true
 			}
+			for _, p := range done.Theirs {
+				theirs[p] = true
+			}
 		}
 		for _, iso := range plan.Isolations {
-			all[iso.Machine] = networkFence(iso, closed)
+			all[iso.Machine] = networkFence(iso, closed, theirs)
 		}
 		if len(dead) == 0 {
 			return all, nil
@@ -157,13 +161,18 @@ func fenceNetwork(ctx workflow.Context, in FenceInput, limit time.Duration) (Fen
 	}
 }
 
-func networkFence(iso policies.Isolation, closed map[string]bool) policies.Fence {
+func networkFence(iso policies.Isolation, closed map[string]bool, theirs map[policies.PortRef]bool) policies.Fence {
 	f := policies.Fence{Kind: policies.FenceNetwork, Confirmed: iso.Impossible == "" && len(iso.Ports) > 0}
 	f.Detail = iso.Impossible
 	for _, p := range iso.Ports {
 		if !closed[p.Switch] {
 			f.Confirmed = false
 			f.Detail = "switch " + p.Switch + " did not close port " + p.Port
+			return f
+		}
+		if theirs[p] {
+			f.Confirmed = false
+			f.Detail = "port " + p.Port + " of switch " + p.Switch + " is a newer run's, and open"
 			return f
 		}
 		if f.Detail != "" {
