@@ -135,7 +135,7 @@ func (a *Activities) openScope(ctx context.Context, id string) (Scope, error) {
 			return s, err
 		}
 		if last := l.LastHolder(); inside[last.Machine] || down {
-			s.Affected = append(s.Affected, Affected{l.Workload, last})
+			s.Affected = append(s.Affected, Affected{Workload: l.Workload, From: last})
 			names = append(names, l.Workload)
 		}
 	}
@@ -315,15 +315,16 @@ func (a *Activities) CloseRun(ctx context.Context, id string, res RecoverResult)
 		return toTemporal(err)
 	}
 	now := a.Now()
+	ends, err := a.ends(ctx, r)
+	if err != nil {
+		return toTemporal(err)
+	}
 	for _, w := range r.Workloads {
 		err := a.result(ctx, id, w, func(out *state.Result) {
 			if out.State == "healthy" || out.State == "left-out" {
 				return
 			}
-			out.State = "left-out"
-			if r.Kind == state.KindRelease && res.State == state.RunDone {
-				out.State = "released"
-			}
+			out.State = ends[w]
 			if out.Reason == "" {
 				out.Reason = res.Reason
 			}
@@ -358,6 +359,27 @@ func (a *Activities) CloseRun(ctx context.Context, id string, res RecoverResult)
 		return nil
 	})
 	return toTemporal(err)
+}
+
+// ends says what became of the workloads that are not healthy: left out, or of a release what its lease says.
+func (a *Activities) ends(ctx context.Context, r state.Run) (map[string]string, error) {
+	out := map[string]string{}
+	for _, w := range r.Workloads {
+		out[w] = "left-out"
+		if r.Kind != state.KindRelease {
+			continue
+		}
+		l, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+w)
+		switch {
+		case err != nil:
+			return nil, err
+		case l.LastHolder() != (policies.Where{}):
+			out[w] = "running"
+		case l.Run == r.ID:
+			out[w] = "released"
+		}
+	}
+	return out, nil
 }
 
 // abandon takes the lease back from a target that the run started and did not see healthy, as it happens

@@ -44,6 +44,7 @@ type Scope struct {
 type Affected struct {
 	Workload string         `json:"workload"`
 	From     policies.Where `json:"from"`
+	Healthy  bool           `json:"healthy,omitempty"` // of one that is to be stopped: as it was before
 }
 
 // SignalApprove carries a state.Approval to a recovery that waits for people.
@@ -69,7 +70,10 @@ func (r *recovery) closing(ctx workflow.Context, f func(workflow.Context) (Recov
 	}
 	switch {
 	case temporal.IsCanceledError(err):
-		res = RecoverResult{State: state.RunCancelled, Reason: "cancelled by a person"}
+		res.State = state.RunCancelled
+		if res.Reason == "" {
+			res.Reason = "cancelled by a person"
+		}
 	case err != nil:
 		res = RecoverResult{State: state.RunFailed, Reason: reason(err)}
 	}

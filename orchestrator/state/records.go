@@ -334,7 +334,7 @@ type Approval struct {
 type Result struct {
 	Name       string               `json:"name"`
 	Host       bool                 `json:"host,omitempty"` // a machine that was made a Host
-	State      string               `json:"state"`          // fencing, planned, booting, running, healthy, left-out, failed
+	State      string               `json:"state"`          // fencing, planned, booting, healthy, left-out, failed; of a release running or released
 	From       string               `json:"from,omitempty"`
 	Where      policies.Where       `json:"where,omitzero"`
 	Reason     string               `json:"reason"`
