@@ -32,6 +32,9 @@ func (a *Activities) OpenPlacement(ctx context.Context, id string) (Scope, error
 	}
 	// Placing one workload turns no machine into a Host: which image that takes is a runbook's word.
 	w := s.Affected[0].Workload
+	if err := a.notFilled(ctx, t.Workloads[w]); err != nil {
+		return s, toTemporal(err)
+	}
 	if _, err := state.TakeLease(ctx, a.Store, w, id, s.Epoch, a.Now()); err != nil {
 		return s, toTemporal(err)
 	}

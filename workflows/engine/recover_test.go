@@ -42,7 +42,7 @@ type plant struct {
 // newPlant builds one; change, which may be nil, alters the activities before they are used.
 func newPlant(t *testing.T, change func(*workflows.Activities)) *plant {
 	t.Helper()
-	top, err := topology.LoadFS(os.DirFS("../testdata"), "small", "more/plain.yaml")
+	top, err := topology.LoadFS(os.DirFS("../testdata"), "small", "more/plain.yaml", "more/capture.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
