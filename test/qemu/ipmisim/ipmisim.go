@@ -52,7 +52,7 @@ type Config struct {
 	Name           string
 	Dir            string // gets its configuration, state and pipe
 	Listen         netip.AddrPort
-	User, Password string // letters, digits and - . _; at most 16 and 20 characters
+	User, Password string // letters, digits and - . _; at most 16 characters each, of a longer password ipmi_sim forgets the rest
 	UUID           string
 	Backend        Backend
 	Logger         *slog.Logger
@@ -82,7 +82,7 @@ func (c *Config) Validate() error {
 		return bad("Listen")
 	case !loginForm.MatchString(c.User) || len(c.User) > 16:
 		return bad("User")
-	case !loginForm.MatchString(c.Password) || len(c.Password) > 20:
+	case !loginForm.MatchString(c.Password) || len(c.Password) > 16:
 		return bad("Password")
 	case !uuidForm.MatchString(c.UUID):
 		return bad("UUID")

@@ -114,7 +114,7 @@ func config(t *testing.T, m ipmisim.Backend) ipmisim.Config {
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	must(t, err)
 	defer c.Close()
-	return ipmisim.Config{Name: "m1", Dir: dir, Listen: netip.MustParseAddrPort(c.LocalAddr().String()), User: "admin", Password: "horse-battery",
+	return ipmisim.Config{Name: "m1", Dir: dir, Listen: netip.MustParseAddrPort(c.LocalAddr().String()), User: "admin", Password: "ABCDEFGHIJKLMNOP",
 		UUID: "4c4c4544-0051-4810-8052-b4c04f4d3732", Backend: m}
 }
 
@@ -145,7 +145,7 @@ func open(t *testing.T, b *ipmisim.BMC) driver.BMC {
 		defer cancel()
 		var err error
 		d, err = ipmi.Opener{Config: ipmi.Config{AttemptTimeout: 500 * time.Millisecond}}.Open(ctx, bmc.Endpoint{Address: b.Addr()},
-			bmc.Credential{User: "admin", Password: bmc.NewSecret("horse-battery")})
+			bmc.Credential{User: "admin", Password: bmc.NewSecret("ABCDEFGHIJKLMNOP")})
 		if err != nil && !fault.Is(err, fault.Unreachable) && !fault.Is(err, fault.Timeout) {
 			t.Fatal(err)
 		}
@@ -253,7 +253,7 @@ func TestConfig(t *testing.T) {
 		"Dir":      func(c *ipmisim.Config) { c.Dir = "/tmp/a b" },
 		"Listen":   func(c *ipmisim.Config) { c.Listen = netip.MustParseAddrPort("0.0.0.0:623") },
 		"User":     func(c *ipmisim.Config) { c.User = "a\" b" },
-		"Password": func(c *ipmisim.Config) { c.Password = strings.Repeat("x", 21) },
+		"Password": func(c *ipmisim.Config) { c.Password = strings.Repeat("x", 17) },
 		"UUID":     func(c *ipmisim.Config) { c.UUID = "x" },
 		"Backend":  func(c *ipmisim.Config) { c.Backend = nil },
 	} {
