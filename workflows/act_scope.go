@@ -39,12 +39,27 @@ func (a *Activities) AwaitVerdict(ctx context.Context, id string) (policies.Verd
 	tick := time.NewTicker(min(p.Evidence.PollEvery.Or(10*time.Second), time.Second))
 	defer tick.Stop()
 	for {
-		v, err := a.Observer.Judge(ctx, r.Domain, r.By, r.Attestation, r.Requested)
+		// A person may come to the site after the run was asked for.
+		if r, err = a.run(ctx, id); err != nil {
+			return policies.Verdict{}, toTemporal(err)
+		}
+		said := r.Statement()
+		v, err := a.Observer.Judge(ctx, r.Domain, said.By, said.Text, said.At)
 		if err != nil {
 			return v, toTemporal(err)
 		}
 		if v.State == policies.VerdictBurned || !a.Now().Before(deadline) {
-			return v, a.updateRun(ctx, id, func(r *state.Run) error { r.Verdict = &v; return nil })
+			heard := len(r.Attested)
+			missed := false // one that came while it was judged; who made it was told that it counts
+			err := a.updateRun(ctx, id, func(r *state.Run) error {
+				if missed = v.State != policies.VerdictBurned && len(r.Attested) > heard; !missed {
+					r.Verdict = &v
+				}
+				return nil
+			})
+			if err != nil || !missed {
+				return v, err
+			}
 		}
 		activity.RecordHeartbeat(ctx, v.Reason)
 		select {
@@ -296,7 +311,7 @@ func (a *Activities) RecordApproval(ctx context.Context, id string, by state.App
 	defer beating(ctx)()
 	err = a.updateRun(ctx, id, func(r *state.Run) error {
 		same := func(have state.Approval) bool { return have.By == by.By }
-		if by.By != "" && by.By != r.By && !slices.ContainsFunc(r.Approvals, same) {
+		if by.By != "" && !r.Proposed(by.By) && !slices.ContainsFunc(r.Approvals, same) {
 			r.Approvals = append(r.Approvals, by)
 		}
 		if given = len(r.Approvals); given >= enough && r.State == state.RunWaiting {

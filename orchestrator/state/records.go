@@ -302,6 +302,7 @@ type Run struct {
 	Trigger     string            `json:"trigger"` // person, api, alert, detector
 	By          string            `json:"by"`
 	Attestation string            `json:"attestation,omitempty"`
+	Attested    []Statement       `json:"attested,omitempty"` // that came while it waited for its verdict
 	State       RunState          `json:"state"`
 	Reason      string            `json:"reason,omitempty"`
 	Epoch       uint64            `json:"epoch,omitempty"`
@@ -322,6 +323,31 @@ type Phase struct {
 	Start time.Time `json:"start"`
 	End   time.Time `json:"end,omitzero"`
 	Note  string    `json:"note,omitempty"`
+}
+
+// Statement is what a person on site has seen.
+type Statement struct {
+	By   string    `json:"by"`
+	At   time.Time `json:"at"`
+	Text string    `json:"text"`
+}
+
+// Statement is the last that was made to a run, or none.
+func (r Run) Statement() Statement {
+	if n := len(r.Attested); n > 0 {
+		return r.Attested[n-1]
+	}
+	return Statement{By: r.By, At: r.Requested, Text: r.Attestation}
+}
+
+// Proposed reports whether a person has asked for a run or made a statement to it: who did cannot approve it.
+func (r Run) Proposed(by string) bool {
+	for _, s := range r.Attested {
+		if s.By == by {
+			return true
+		}
+	}
+	return by == r.By
 }
 
 // Approval is one person's yes.
