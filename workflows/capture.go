@@ -122,9 +122,15 @@ func (c *capturing) connect(ctx workflow.Context) (string, error) {
 // attempt boots the environment once and follows it to the end of the copy.
 func (c *capturing) attempt(ctx workflow.Context, in BootInput) error {
 	heard := &milestones{in: in, ch: workflow.GetSignalChannel(ctx, SignalMilestone)}
-	defer heard.take()
 	heard.take() // what an earlier boot has said
 	heard.taken = nil
+	err := c.follow(ctx, in, heard)
+	// Not deferred: a workflow that is only put aside must not be touched any more.
+	heard.take()
+	return err
+}
+
+func (c *capturing) follow(ctx workflow.Context, in BootInput, heard *milestones) error {
 	if err := workflow.ExecuteActivity(quick(ctx), (*Activities).PrepareCapture, in).Get(ctx, nil); err != nil {
 		return err
 	}
