@@ -100,7 +100,8 @@ func rackPolicy(t *topology.Topology) string {
 }
 
 // OpenScope freezes what the run is about: the topology, the domain's machines in it, and the workloads that
-// the leases - not the declaration - place on them. It gives the run its epoch.
+// the leases - not the declaration - place on them. It gives the run its epoch. Asked again it looks again at the
+// leases, and at nothing else.
 func (a *Activities) OpenScope(ctx context.Context, id string) (Scope, error) {
 	defer beating(ctx)()
 	s, err := a.openScope(ctx, id)
@@ -158,7 +159,7 @@ func (a *Activities) openScope(ctx context.Context, id string) (Scope, error) {
 	sort.Slice(s.Affected, func(i, j int) bool { return s.Affected[i].Workload < s.Affected[j].Workload })
 	_, err = state.Update(ctx, a.Store, state.RunsAt+id, func(r *state.Run) error {
 		r.Epoch, r.Workloads = s.Epoch, names
-		if s.Approvals > 0 {
+		if len(r.Approvals) < s.Approvals {
 			r.State = state.RunWaiting
 		}
 		return nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -132,6 +133,13 @@ func (r *recovery) run(ctx workflow.Context) (RecoverResult, error) {
 				return RecoverResult{State: state.RunSuspect, Reason: "approved, but by then: " + v.Reason}, nil
 			}
 		}
+		more, err := r.rescope(ctx)
+		if err != nil {
+			return RecoverResult{}, err
+		}
+		if len(more) > 0 {
+			return RecoverResult{State: state.RunSuspect, Reason: "approved, but by then it would also cut off " + strings.Join(more, ", ") + "; ask again"}, nil
+		}
 	}
 	for _, a := range r.scope.Affected {
 		r.pending = append(r.pending, a.Workload)
@@ -154,6 +162,25 @@ func (r *recovery) run(ctx workflow.Context) (RecoverResult, error) {
 		return RecoverResult{}, err
 	}
 	return r.rounds(ctx)
+}
+
+// rescope looks again who runs in the domain, after people took their time to approve: what has moved out is not
+// this run's any more. It returns machines that would be cut off now and were not approved.
+func (r *recovery) rescope(ctx workflow.Context) (more []string, err error) {
+	if workflow.GetVersion(ctx, "rescope", workflow.DefaultVersion, 1) < 1 {
+		return nil, nil
+	}
+	var now Scope
+	if err := workflow.ExecuteActivity(quick(ctx), (*Activities).OpenScope, r.in.Run).Get(ctx, &now); err != nil {
+		return nil, err
+	}
+	for _, m := range now.Machines {
+		if !slices.Contains(r.scope.Machines, m) {
+			more = append(more, m)
+		}
+	}
+	r.scope = now
+	return more, nil
 }
 
 // verdict waits until the domain is certain to have burned, or the time for it is over.
