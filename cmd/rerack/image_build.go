@@ -19,7 +19,7 @@ import (
 
 func imageBuildCommand(g *global) *cobra.Command {
 	var b imageBuild
-	c := &cobra.Command{Use: "build hypervisor|capture", Short: "Build an image of Rerack's own: its hypervisor, or what copies disks",
+	c := &cobra.Command{Use: "build hypervisor|capture|debian", Short: "Build an image: Rerack's hypervisor, what copies disks, or a minimal Debian",
 		Long: `Build an image of Rerack's own from a Debian kernel and this machine's packages, or from packages that were
 unpacked into a folder. The same files in give the same bytes out. It writes NAME.kernel, NAME.initrd and
 NAME.yaml, the Image object; rerack image import sends the files to the server.`,
