@@ -228,6 +228,7 @@ func (a *Activities) BeginCapture(ctx context.Context, in BootInput) error {
 
 // AwaitCapture waits until the copy is done, and fails when it has failed or nothing was reported for long.
 func (a *Activities) AwaitCapture(ctx context.Context, in BootInput) error {
+	defer beating(ctx)()
 	b, _, err := state.Load[state.Boot](ctx, a.Store, state.BootsAt+in.Name)
 	if err != nil {
 		return toTemporal(err)
