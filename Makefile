@@ -11,7 +11,7 @@ FUZZ    ?= 10s
 
 build:
 	$(PURE) $(GO) build -o bin/rerack ./cmd/rerack
-	$(PURE) $(GO) build -trimpath -ldflags '-s -w' -o bin/rerack-agent ./cmd/rerack-agent
+	$(PURE) $(GO) build -trimpath -ldflags "-s -w" -o bin/rerack-agent ./cmd/rerack-agent
 
 demo: build
 	./bin/rerack demo

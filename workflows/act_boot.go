@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
-	bmc "rerack.dev/rerack/bmc/driver"
 	hypervisor "rerack.dev/rerack/hypervisor/driver"
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/state"
@@ -87,7 +85,9 @@ func (a *Activities) bootRecord(ctx context.Context, in BootInput, now time.Time
 	}
 	m := t.Machines[in.Where.Machine]
 	rec := state.Boot{Name: in.bootName(), Machine: in.Where.Machine, VM: in.Where.VM, Run: in.Run, Epoch: in.Epoch,
-		Workflow: bootID(in.Step, in.Name, in.Host), Hostname: in.Name, Held: in.Held, Expires: now.Add(in.Limits.Boot + in.Limits.Health)}
+		Workflow: bootID(in.Step, in.Name, in.Host), Hostname: in.Name, Held: in.Held}
+	// Until it is read as on; from then on it counts anew.
+	rec.Expires = now.Add(crashAllowance*in.Limits.act() + in.Limits.token())
 	if in.Held {
 		rec.Expires = now.Add(holdAtMost)
 	}
@@ -157,41 +157,6 @@ func (a *Activities) volumeParams(t *topology.Topology, in BootInput, rec *state
 	}
 }
 
-// PowerOn sets the machine to boot from the network once and turns it on, both read back.
-func (a *Activities) PowerOn(ctx context.Context, in BootInput) error {
-	dev, done := atDevices(ctx)
-	defer done()
-	rec, _, err := state.Load[state.Machine](ctx, a.Store, state.MachinesAt+in.Where.Machine)
-	if err != nil {
-		return toTemporal(err)
-	}
-	if rec.Fence != nil || rec.Claim == nil || rec.Claim.Run != in.Run {
-		return toTemporal(&fault.Error{Kind: fault.Unsafe, Where: "machine " + in.Where.Machine, What: "power on",
-			Evidence: "it is fenced, or not claimed by " + in.Run})
-	}
-	t, err := a.declared(ctx, in.Run)
-	if err != nil {
-		return toTemporal(err)
-	}
-	m := t.Machines[in.Where.Machine]
-	control, err := a.Devices.Machine(dev, m)
-	if err != nil {
-		return toTemporal(err)
-	}
-	if err := a.stillOff(ctx, dev, in, control); err != nil {
-		return toTemporal(err)
-	}
-	// "power-on" is when it was asked: what follows until DHCP is the hardware's time.
-	if err := a.stamp(ctx, in, "power-on"); err != nil {
-		return toTemporal(err)
-	}
-	err = control.On(dev, bmc.BootOverride{Device: bmc.BootPXE, Mode: firmware(t, in, m), Once: true}, in.Limits.Resend)
-	if err != nil {
-		return late(ctx, fault.Wrap(err, "power on", "machine "+in.Where.Machine))
-	}
-	return toTemporal(a.stamp(ctx, in, "on"))
-}
-
 // ReleaseBoot lets a held target boot. From now on its token is good for as long as that of any other.
 func (a *Activities) ReleaseBoot(ctx context.Context, in BootInput) error {
 	defer beating(ctx)()
@@ -204,43 +169,11 @@ func (a *Activities) ReleaseBoot(ctx context.Context, in BootInput) error {
 		case rec.Workflow != bootID(in.Step, in.Name, in.Host):
 			return &fault.Error{Kind: fault.Stale, Where: "boot record " + in.bootName(), What: "release", Evidence: "another boot has taken its place"}
 		case rec.Held:
-			rec.Held, rec.Expires = false, now.Add(in.Limits.Boot+in.Limits.Health)
+			rec.Held, rec.Expires = false, now.Add(in.Limits.token())
 		}
 		return nil
 	})
 	return toTemporal(err)
-}
-
-// stillOff refuses a machine that is on before this boot ever asked for it: it runs something else, and
-// would not boot from the network.
-func (a *Activities) stillOff(ctx, dev context.Context, in BootInput, control MachineControl) error {
-	res, _, err := state.Load[state.Result](ctx, a.Store, state.ResultsAt+in.Run+"/"+in.resultName())
-	if err != nil || !res.Times["power-on"].IsZero() {
-		return err
-	}
-	// What cannot be read now is tried anyway: turning on reads it again.
-	if now, err := control.Power(dev); err == nil && now.State == bmc.PowerOn {
-		return &fault.Error{Kind: fault.Conflict, Where: "machine " + in.Where.Machine, What: "power on",
-			Evidence: "it is on already, and not by this run", Next: "find out what runs on it"}
-	}
-	return nil
-}
-
-// firmware is the mode to boot in: what the workload needs, else the machine's first that its image boots by.
-func firmware(t *topology.Topology, in BootInput, m topology.Machine) bmc.FirmwareMode {
-	if w, ok := t.Workloads[in.Name]; ok && !in.Host && w.Spec.Firmware != "" {
-		return bmc.FirmwareMode(w.Spec.Firmware)
-	}
-	var boots []topology.Firmware // what its image boots by; none means all
-	if !in.Host {
-		boots = t.Images[t.Workloads[in.Name].Spec.Image].Spec.Firmware
-	}
-	for _, f := range t.HardwareTypes[m.Spec.HardwareType].Spec.Firmware {
-		if len(boots) == 0 || slices.Contains(boots, f) {
-			return bmc.FirmwareMode(f)
-		}
-	}
-	return bmc.FirmwareAny
 }
 
 func (a *Activities) stamp(ctx context.Context, in BootInput, what string) error {
@@ -269,7 +202,10 @@ func (a *Activities) StartVM(ctx context.Context, in BootInput) error {
 	if err := h.Define(dev, vmSpec(t, in)); err != nil {
 		return late(ctx, fault.Wrap(err, "define VM "+in.Name, "host "+in.Where.Machine))
 	}
-	return late(ctx, fault.Wrap(h.Start(dev, in.Name, in.Epoch), "start VM "+in.Name, "host "+in.Where.Machine))
+	if err := h.Start(dev, in.Name, in.Epoch); err != nil {
+		return late(ctx, fault.Wrap(err, "start VM "+in.Name, "host "+in.Where.Machine))
+	}
+	return toTemporal(a.startToken(ctx, in))
 }
 
 // host opens the hypervisor of a machine: the one that is declared to exist there, else ours.
@@ -369,6 +305,16 @@ func (a *Activities) HostReady(ctx context.Context, in BootInput, m Milestone) e
 	}))
 }
 
+// probe asks a workload whether it serves, where it declares how.
+func (a *Activities) probe(ctx context.Context, t *topology.Topology, name string) error {
+	w := t.Workloads[name].Spec
+	if w.Health == (topology.Health{}) {
+		return nil
+	}
+	site := t.Sites[t.Networks[w.Networks[0].Network].Spec.Site]
+	return a.Probe.Probe(ctx, site, w.Networks[0].Address.String(), w.Health)
+}
+
 // Verify checks that the workload serves from inside its network and marks it healthy.
 func (a *Activities) Verify(ctx context.Context, in BootInput) error {
 	dev, done := atDevices(ctx)
@@ -377,12 +323,8 @@ func (a *Activities) Verify(ctx context.Context, in BootInput) error {
 	if err != nil {
 		return toTemporal(err)
 	}
-	w := t.Workloads[in.Name]
-	if w.Spec.Health != (topology.Health{}) {
-		site := t.Sites[t.Networks[w.Spec.Networks[0].Network].Spec.Site]
-		if err := a.Probe.Probe(dev, site, w.Spec.Networks[0].Address.String(), w.Spec.Health); err != nil {
-			return late(ctx, fault.Wrap(err, "health check", "workload "+in.Name))
-		}
+	if err := a.probe(dev, t, in.Name); err != nil {
+		return late(ctx, fault.Wrap(err, "health check", "workload "+in.Name))
 	}
 	if _, err := state.Update(ctx, a.Store, state.LeasesAt+in.Name, func(l *state.Lease) error {
 		if l.Epoch != in.Epoch || l.Holder != in.Where {

@@ -42,7 +42,10 @@ func (a *Activities) FencePower(ctx context.Context, in FenceInput) (Fences, err
 	g.SetLimit(powerAtOnce)
 	for _, name := range in.Machines {
 		g.Go(func() error {
-			f := a.fencePower(dev, t.Machines[name], p.Fencing)
+			f, theirs := a.newerMachine(ctx, in, name)
+			if !theirs {
+				f = a.fencePower(dev, t.Machines[name], p.Fencing)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			out[name] = f
@@ -61,6 +64,22 @@ func (a *Activities) FencePower(ctx context.Context, in FenceInput) (Fences, err
 	}
 	_ = g.Wait() // the functions return no error
 	return out, toTemporal(ctx.Err())
+}
+
+// newerMachine reports whether a newer run has connected a machine since, which is not fenced: what runs on it is
+// that run's, and must not be turned off.
+func (a *Activities) newerMachine(ctx context.Context, in FenceInput, name string) (f policies.Fence, is bool) {
+	f.Kind = policies.FencePower
+	rec, _, err := state.Load[state.Machine](ctx, a.Store, state.MachinesAt+name)
+	switch {
+	case err != nil:
+		f.Detail = "power unknown: " + err.Error()
+	case rec.Fence == nil && rec.Epoch > in.Epoch:
+		f.Detail = "a newer run has it"
+	default:
+		return f, false
+	}
+	return f, true
 }
 
 // fenceVM stops a workload that was last a VM of a Host which is not to be fenced itself; is says
@@ -154,13 +173,19 @@ func (f NetworkFence) on(sw string) []policies.PortRef {
 	return out
 }
 
-// FenceSwitch closes the ports on one switch that its share of the network fence names, in one commit.
-func (a *Activities) FenceSwitch(ctx context.Context, in FenceInput) error {
+// SwitchFence says which of the ports that were to be closed a newer run has opened for itself.
+type SwitchFence struct {
+	Theirs []policies.PortRef `json:"theirs,omitempty"`
+}
+
+// FenceSwitch closes the ports on one switch that its share of the network fence names, in one commit. A port that
+// a newer run has set is that run's: closed by it is closed, and open it stays.
+func (a *Activities) FenceSwitch(ctx context.Context, in FenceInput) (out SwitchFence, err error) {
 	dev, done := atDevices(ctx)
 	defer done()
 	t, err := a.declared(ctx, in.Run)
 	if err != nil {
-		return toTemporal(err)
+		return out, toTemporal(err)
 	}
 	// What answers now may differ from what answered when the fence was planned, and what was planned
 	// will be taken for closed.
@@ -169,14 +194,43 @@ func (a *Activities) FenceSwitch(ctx context.Context, in FenceInput) error {
 		ports = a.planNetworkFence(t, in).on(in.Device)
 	}
 	if len(ports) == 0 {
-		return toTemporal(&fault.Error{Kind: fault.Conflict, Where: "switch " + in.Device, What: "close ports", Evidence: "none is named any more"})
+		return out, toTemporal(&fault.Error{Kind: fault.Conflict, Where: "switch " + in.Device, What: "close ports", Evidence: "none is named any more"})
 	}
 	c := fabric.Change{Owner: in.Run}
 	for _, p := range ports {
 		c.Settings = append(c.Settings, fabric.Setting{Port: p.Port, Shut: true, Epoch: in.Epoch})
 	}
 	sort.Slice(c.Settings, func(i, j int) bool { return c.Settings[i].Port < c.Settings[j].Port })
-	return late(ctx, a.applySwitch(dev, t, in.Device, c))
+	err = a.applySwitch(dev, t, in.Device, c)
+	if fault.Is(err, fault.Stale) {
+		if out.Theirs, err = a.leaveNewer(dev, t, in, &c); err == nil {
+			err = a.applySwitch(dev, t, in.Device, c)
+		}
+	}
+	return out, late(ctx, err)
+}
+
+// leaveNewer takes the ports out of a change that newer runs have set, and returns those that are open.
+func (a *Activities) leaveNewer(ctx context.Context, t *topology.Topology, in FenceInput, c *fabric.Change) (open []policies.PortRef, err error) {
+	d, err := a.Devices.Switch(ctx, t.Switches[in.Device])
+	if err != nil {
+		return nil, err
+	}
+	ports, err := d.Ports(ctx)
+	if err != nil {
+		return nil, fault.Wrap(err, "read ports", "switch "+in.Device)
+	}
+	for _, p := range ports {
+		if p.Epoch <= in.Epoch {
+			continue
+		}
+		asked := len(c.Settings)
+		c.Settings = slices.DeleteFunc(c.Settings, func(s fabric.Setting) bool { return s.Port == p.Name })
+		if len(c.Settings) < asked && !p.Shut {
+			open = append(open, policies.PortRef{Switch: in.Device, Port: p.Name})
+		}
+	}
+	return open, nil
 }
 
 // StorageDevices is what has to be told that some workloads reach nothing any more.

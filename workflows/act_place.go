@@ -32,6 +32,9 @@ func (a *Activities) OpenPlacement(ctx context.Context, id string) (Scope, error
 	}
 	// Placing one workload turns no machine into a Host: which image that takes is a runbook's word.
 	w := s.Affected[0].Workload
+	if err := a.notFilled(ctx, t.Workloads[w]); err != nil {
+		return s, toTemporal(err)
+	}
 	if _, err := state.TakeLease(ctx, a.Store, w, id, s.Epoch, a.Now()); err != nil {
 		return s, toTemporal(err)
 	}
@@ -51,7 +54,7 @@ func (a *Activities) OpenRelease(ctx context.Context, id string) (Scope, error) 
 	if lease.Holder.Machine == "" {
 		return s, toTemporal(&fault.Error{Kind: fault.Conflict, Where: "workload " + s.Affected[0].Workload, What: "it runs nowhere"})
 	}
-	s.Affected[0].From = lease.Holder
+	s.Affected[0].From, s.Affected[0].Healthy = lease.Holder, lease.Healthy
 	if !lease.Holder.VM {
 		s.Machines = []string{lease.Holder.Machine}
 		for _, nic := range t.Machines[lease.Holder.Machine].Spec.NICs {
@@ -119,35 +122,49 @@ func (a *Activities) StopWorkload(ctx context.Context, s Step, sc Scope) error {
 	return toTemporal(a.Store.Txn(ctx, store.Delete(state.BootsAt+in.bootName())))
 }
 
-// KeepWorkload gives the lease back to where the workload still runs, when a release did not go through.
-func (a *Activities) KeepWorkload(ctx context.Context, s Step, sc Scope) error {
+// KeepWorkload gives the lease back to where the workload still runs, when a release did not go through. It
+// reports whether the workload is stopped, and stays so.
+func (a *Activities) KeepWorkload(ctx context.Context, s Step, sc Scope) (stopped bool, err error) {
 	dev, done := atDevices(ctx)
 	defer done()
-	return toTemporal(a.keep(ctx, dev, s, sc.Affected[0], sc.Policy.Fencing))
+	stopped, err = a.keep(ctx, dev, s, sc.Affected[0], sc.Policy.Fencing)
+	return stopped, toTemporal(err)
 }
 
 // keep gives a lease that was taken to stop a workload back to where it still runs. One that was stopped all
 // the same stays released; where nobody can tell, the place keeps the lease and the workload is not said to
-// be healthy.
-func (a *Activities) keep(ctx, dev context.Context, s Step, w Affected, p topology.FencingPolicy) error {
+// be healthy. A machine that is on says little of its workload: healthy is what was so before, and still answers
+// where it can be asked.
+func (a *Activities) keep(ctx, dev context.Context, s Step, w Affected, p topology.FencingPolicy) (stopped bool, err error) {
 	l, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+w.Workload)
-	if err != nil || l.Run != s.Run || l.Epoch != s.Epoch || l.Former != w.From {
-		return err // it was never taken, a newer run has it, or it is cut off
+	if err != nil || l.Run != s.Run || l.Epoch != s.Epoch {
+		return false, err // it was never taken, or a newer run has it
+	}
+	if l.Former != w.From {
+		return l.LastHolder() == policies.Where{}, nil // it is cut off, or given back already
 	}
 	runs, err := a.runsThere(dev, s, w, p)
 	if err == nil && !runs {
-		return state.CutOff(ctx, a.Store, w.Workload, s.Run, s.Epoch)
+		return true, state.CutOff(ctx, a.Store, w.Workload, s.Run, s.Epoch)
+	}
+	healthy := runs && w.Healthy
+	if healthy {
+		t, err := a.declared(ctx, s.Run)
+		if err != nil {
+			return false, err
+		}
+		healthy = a.probe(dev, t, w.Workload) == nil
 	}
 	if err != nil {
 		a.Log.Warn("whether a workload still runs cannot be read", "workload", w.Workload, "machine", w.From.Machine, "error", err)
 	}
 	_, err = state.Update(ctx, a.Store, state.LeasesAt+w.Workload, func(l *state.Lease) error {
 		if l.Run == s.Run && l.Epoch == s.Epoch {
-			l.Holder, l.Former, l.Healthy = w.From, policies.Where{}, runs
+			l.Holder, l.Former, l.Healthy = w.From, policies.Where{}, healthy
 		}
 		return nil
 	})
-	return err
+	return false, err
 }
 
 // runsThere reads whether a workload runs where it was. It is said not to only when that would do as a

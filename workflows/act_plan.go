@@ -388,8 +388,8 @@ func (a *Activities) evict(ctx, dev context.Context, s Step, e policies.Eviction
 	write := context.WithoutCancel(ctx)
 	look, cancel := context.WithTimeout(write, (i.StartToCloseTimeout-onDevices(i))/2)
 	defer cancel()
-	victim := Affected{e.Workload, policies.Where{Machine: e.Machine}}
-	if kerr := a.keep(write, look, s, victim, p.Fencing); kerr != nil {
+	victim := Affected{Workload: e.Workload, From: policies.Where{Machine: e.Machine}, Healthy: lease.Healthy}
+	if _, kerr := a.keep(write, look, s, victim, p.Fencing); kerr != nil {
 		a.Log.Error("the lease of a workload that was not evicted cannot be given back", "workload", e.Workload, "machine", e.Machine, "error", kerr)
 	}
 	return err

@@ -39,12 +39,27 @@ func (a *Activities) AwaitVerdict(ctx context.Context, id string) (policies.Verd
 	tick := time.NewTicker(min(p.Evidence.PollEvery.Or(10*time.Second), time.Second))
 	defer tick.Stop()
 	for {
-		v, err := a.Observer.Judge(ctx, r.Domain, r.By, r.Attestation, r.Requested)
+		// A person may come to the site after the run was asked for.
+		if r, err = a.run(ctx, id); err != nil {
+			return policies.Verdict{}, toTemporal(err)
+		}
+		said := r.Statement()
+		v, err := a.Observer.Judge(ctx, r.Domain, said.By, said.Text, said.At)
 		if err != nil {
 			return v, toTemporal(err)
 		}
 		if v.State == policies.VerdictBurned || !a.Now().Before(deadline) {
-			return v, a.updateRun(ctx, id, func(r *state.Run) error { r.Verdict = &v; return nil })
+			heard := len(r.Attested)
+			missed := false // one that came while it was judged; who made it was told that it counts
+			err := a.updateRun(ctx, id, func(r *state.Run) error {
+				if missed = v.State != policies.VerdictBurned && len(r.Attested) > heard; !missed {
+					r.Verdict = &v
+				}
+				return nil
+			})
+			if err != nil || !missed {
+				return v, err
+			}
 		}
 		activity.RecordHeartbeat(ctx, v.Reason)
 		select {
@@ -85,7 +100,8 @@ func rackPolicy(t *topology.Topology) string {
 }
 
 // OpenScope freezes what the run is about: the topology, the domain's machines in it, and the workloads that
-// the leases - not the declaration - place on them. It gives the run its epoch.
+// the leases - not the declaration - place on them. It gives the run its epoch. Asked again it looks again at the
+// leases, and at nothing else.
 func (a *Activities) OpenScope(ctx context.Context, id string) (Scope, error) {
 	defer beating(ctx)()
 	s, err := a.openScope(ctx, id)
@@ -135,7 +151,7 @@ func (a *Activities) openScope(ctx context.Context, id string) (Scope, error) {
 			return s, err
 		}
 		if last := l.LastHolder(); inside[last.Machine] || down {
-			s.Affected = append(s.Affected, Affected{l.Workload, last})
+			s.Affected = append(s.Affected, Affected{Workload: l.Workload, From: last})
 			names = append(names, l.Workload)
 		}
 	}
@@ -143,7 +159,7 @@ func (a *Activities) openScope(ctx context.Context, id string) (Scope, error) {
 	sort.Slice(s.Affected, func(i, j int) bool { return s.Affected[i].Workload < s.Affected[j].Workload })
 	_, err = state.Update(ctx, a.Store, state.RunsAt+id, func(r *state.Run) error {
 		r.Epoch, r.Workloads = s.Epoch, names
-		if s.Approvals > 0 {
+		if len(r.Approvals) < s.Approvals {
 			r.State = state.RunWaiting
 		}
 		return nil
@@ -296,7 +312,7 @@ func (a *Activities) RecordApproval(ctx context.Context, id string, by state.App
 	defer beating(ctx)()
 	err = a.updateRun(ctx, id, func(r *state.Run) error {
 		same := func(have state.Approval) bool { return have.By == by.By }
-		if by.By != "" && by.By != r.By && !slices.ContainsFunc(r.Approvals, same) {
+		if by.By != "" && !r.Proposed(by.By) && !slices.ContainsFunc(r.Approvals, same) {
 			r.Approvals = append(r.Approvals, by)
 		}
 		if given = len(r.Approvals); given >= enough && r.State == state.RunWaiting {
@@ -315,15 +331,16 @@ func (a *Activities) CloseRun(ctx context.Context, id string, res RecoverResult)
 		return toTemporal(err)
 	}
 	now := a.Now()
+	ends, err := a.ends(ctx, r)
+	if err != nil {
+		return toTemporal(err)
+	}
 	for _, w := range r.Workloads {
 		err := a.result(ctx, id, w, func(out *state.Result) {
 			if out.State == "healthy" || out.State == "left-out" {
 				return
 			}
-			out.State = "left-out"
-			if r.Kind == state.KindRelease && res.State == state.RunDone {
-				out.State = "released"
-			}
+			out.State = ends[w]
 			if out.Reason == "" {
 				out.Reason = res.Reason
 			}
@@ -358,6 +375,27 @@ func (a *Activities) CloseRun(ctx context.Context, id string, res RecoverResult)
 		return nil
 	})
 	return toTemporal(err)
+}
+
+// ends says what became of the workloads that are not healthy: left out, or of a release what its lease says.
+func (a *Activities) ends(ctx context.Context, r state.Run) (map[string]string, error) {
+	out := map[string]string{}
+	for _, w := range r.Workloads {
+		out[w] = "left-out"
+		if r.Kind != state.KindRelease {
+			continue
+		}
+		l, _, err := state.Load[state.Lease](ctx, a.Store, state.LeasesAt+w)
+		switch {
+		case err != nil:
+			return nil, err
+		case l.LastHolder() != (policies.Where{}):
+			out[w] = "running"
+		case l.Run == r.ID:
+			out[w] = "released"
+		}
+	}
+	return out, nil
 }
 
 // abandon takes the lease back from a target that the run started and did not see healthy, as it happens

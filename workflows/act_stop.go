@@ -37,10 +37,26 @@ func (a *Activities) StopTarget(ctx context.Context, in BootInput, why string) e
 	}); err != nil {
 		return toTemporal(err)
 	}
+	if err := a.mayStop(ctx, in); err != nil {
+		return toTemporal(err)
+	}
 	if err := a.stop(dev, in, p.Fencing); err != nil {
 		return late(ctx, err)
 	}
 	return toTemporal(a.result(ctx, in.Run, in.resultName(), func(r *state.Result) { r.Times["stopped"] = a.Now() }))
+}
+
+// mayStop refuses a machine that another run has claimed since, or that was given free: what runs on it now is not
+// this run's. One that is fenced may be turned off by anybody.
+func (a *Activities) mayStop(ctx context.Context, in BootInput) error {
+	if in.Where.VM {
+		return nil // a Host refuses an older epoch itself
+	}
+	rec, _, err := state.Load[state.Machine](ctx, a.Store, state.MachinesAt+in.Where.Machine)
+	if err != nil || rec.Fence != nil || rec.Claim != nil && rec.Claim.Run == in.Run {
+		return err
+	}
+	return &fault.Error{Kind: fault.Stale, Where: "machine " + in.Where.Machine, What: "stop it", Evidence: "it is not claimed by " + in.Run + " any more"}
 }
 
 // forget withdraws the target's boot record. A VM's goes by its workload's name, so that a newer run which

@@ -50,17 +50,25 @@ type RetireInput struct {
 
 // Retire marks machines that failed as suspect, takes them out of the run's claims, and withdraws the
 // leases of workloads that did not come up, before they are fenced. A machine on which something else is
-// healthy - a Host with other VMs - or that is not ours keeps running and gets nothing new; to cut are the others.
+// healthy - a Host with other VMs - or that is not ours keeps running and gets nothing new, and one that a newer run
+// has taken since is that run's; to cut are the others.
 func (a *Activities) Retire(ctx context.Context, in RetireInput) (cut []string, err error) {
 	defer beating(ctx)()
 	now := a.Now()
+	t, err := a.declared(ctx, in.Run)
+	if err != nil {
+		return nil, toTemporal(err)
+	}
 	serves, err := a.serving(ctx)
 	if err != nil {
 		return nil, toTemporal(err)
 	}
 	for _, m := range sortedKeys(in.Lost.Machines) {
-		why := in.Lost.Machines[m]
+		why, theirs := in.Lost.Machines[m], false
 		if _, err := state.Update(ctx, a.Store, state.MachinesAt+m, func(rec *state.Machine) error {
+			if theirs = rec.Epoch > in.Epoch; theirs {
+				return nil
+			}
 			rec.Machine, rec.Claim = m, nil
 			if !serves[m] {
 				rec.Host = nil
@@ -72,7 +80,7 @@ func (a *Activities) Retire(ctx context.Context, in RetireInput) (cut []string, 
 		}); err != nil {
 			return nil, toTemporal(err)
 		}
-		if serves[m] || a.Topology().Machines[m].Spec.Existing() { // who runs VMs of theirs there keeps them
+		if theirs || serves[m] || t.Machines[m].Spec.Existing() { // who runs VMs of theirs there keeps them
 			continue
 		}
 		cut = append(cut, m)

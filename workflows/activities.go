@@ -65,6 +65,7 @@ type MachineControl interface {
 // Switch, Fabric and Array are the parts of the device contracts that activities use.
 type (
 	Switch interface {
+		Ports(ctx context.Context) ([]fabric.Port, error)
 		Apply(ctx context.Context, c fabric.Change) (fabric.Result, error)
 	}
 	Fabric interface {

@@ -56,6 +56,9 @@ func (l BootLimits) act() time.Duration {
 	return l.Power
 }
 
+// token is how long the token of a target is good that is on.
+func (l BootLimits) token() time.Duration { return l.Boot + l.Health }
+
 // BootTarget powers a target on and follows its milestones until it is healthy. When it does not get
 // there, the target is stopped again and its boot record withdrawn before the error is returned.
 func BootTarget(ctx workflow.Context, in BootInput) error {
@@ -79,7 +82,7 @@ func boot(ctx workflow.Context, in BootInput, heard *milestones) (err error) {
 			return
 		}
 		workflow.GetLogger(ctx).Warn("stopping a target that did not boot failed", "target", in.Name, "error", stop)
-		if in.Held && temporal.IsCanceledError(err) {
+		if in.Held && temporal.IsCanceledError(err) || overtook(err) {
 			err = failure(fault.Unverified, "it was powered on, was no more needed, and was not seen to stop: %s", reason(stop))
 		}
 	}()

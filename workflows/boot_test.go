@@ -275,6 +275,35 @@ func TestApprovedTooLate(t *testing.T) {
 	}
 }
 
+// A workload was moved out of the rack while people took their time: it is left alone where it is.
+func TestMovedBeforeApproval(t *testing.T) {
+	t.Parallel()
+	top := small(t)
+	book := top.Runbooks["rack-a-burns"]
+	book.Spec.Approvals = 1
+	top.Runbooks["rack-a-burns"] = book
+	r := newTrial(t, top).burn()
+	moved := state.Lease{Workload: "web", Epoch: 2, Run: "workload-web-1", Healthy: true, Holder: policies.Where{Machine: "b9"}}
+	e := r.recover(recovery.Request{}, nil, func(env *testsuite.TestWorkflowEnvironment) {
+		env.RegisterDelayedCallback(func() {
+			epoch, err := state.NextEpoch(r.Context(), r.kv, moved.Run)
+			if err == nil {
+				_, err = state.Update(r.Context(), r.kv, state.LeasesAt+"web", func(l *state.Lease) error { moved.Epoch = epoch - 2; *l = moved; return nil })
+			}
+			if err != nil {
+				r.Error(err)
+			}
+			env.SignalWorkflow(workflows.SignalApprove, state.Approval{By: "bob", At: r.dc.Now()})
+		}, time.Hour)
+	})
+	if l := r.leases()["web"]; l != moved {
+		t.Errorf("the lease of what was moved: %+v", l)
+	}
+	if e.run.State != state.RunDone || e.res.Of != 3 || slices.Contains(e.run.Workloads, "web") {
+		t.Errorf("%s: %s; %v", e.run.State, e.run.Reason, e.run.Workloads)
+	}
+}
+
 // A run that is cancelled while it waits for people has touched nothing.
 func TestCancelledBeforeApproval(t *testing.T) {
 	t.Parallel()

@@ -168,6 +168,9 @@ func (b *boots) end(a PlannedTarget, err error) {
 		return // its machine is off again and as good as before
 	}
 	b.lost.Workloads[a.Workload] = reason(err)
+	if overtook(err) {
+		return // by a newer run; its machine was stopped and is as good as before
+	}
 	if !a.VM || silent(err) {
 		b.lost.Machines[a.Machine] = reason(err)
 	}
@@ -204,6 +207,12 @@ func (b *boots) blocked(a PlannedTarget) string {
 		}
 	}
 	return ""
+}
+
+// overtook reports whether a target failed because a newer run has taken what it needs.
+func overtook(err error) bool {
+	var app *temporal.ApplicationError
+	return errors.As(err, &app) && app.Type() == fault.Stale.String()
 }
 
 // silent reports whether a target failed because its device did not answer: for a VM that is its Host,

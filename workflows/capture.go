@@ -38,8 +38,8 @@ type CaptureScope struct {
 // provisioning network and given the volume alone; it boots the image that copies, as often as it takes. At
 // the end, however it comes, the machine is turned off and the volume taken back from it.
 func CaptureDisk(ctx workflow.Context, in RecoverInput) (RecoverResult, error) {
-	return closing(ctx, in.Run, func(ctx workflow.Context) (RecoverResult, error) {
-		c := &capturing{recovery: newRecovery(in)}
+	c := &capturing{recovery: newRecovery(in)}
+	return c.closing(ctx, func(ctx workflow.Context) (RecoverResult, error) {
 		if err := workflow.ExecuteActivity(quick(ctx), (*Activities).OpenCapture, in.Run).Get(ctx, &c.sc); err != nil {
 			return RecoverResult{}, err
 		}
@@ -122,9 +122,15 @@ func (c *capturing) connect(ctx workflow.Context) (string, error) {
 // attempt boots the environment once and follows it to the end of the copy.
 func (c *capturing) attempt(ctx workflow.Context, in BootInput) error {
 	heard := &milestones{in: in, ch: workflow.GetSignalChannel(ctx, SignalMilestone)}
-	defer heard.take()
 	heard.take() // what an earlier boot has said
 	heard.taken = nil
+	err := c.follow(ctx, in, heard)
+	// Not deferred: a workflow that is only put aside must not be touched any more.
+	heard.take()
+	return err
+}
+
+func (c *capturing) follow(ctx workflow.Context, in BootInput, heard *milestones) error {
 	if err := workflow.ExecuteActivity(quick(ctx), (*Activities).PrepareCapture, in).Get(ctx, nil); err != nil {
 		return err
 	}

@@ -165,6 +165,33 @@ func TestCaptureThatCannotBe(t *testing.T) {
 	}
 }
 
+// Of a placement and a capture of one volume, the later is refused.
+func TestCaptureAndPlacementExclude(t *testing.T) {
+	t.Parallel()
+	r := capturing(t)
+	r.mustEnd(release("batch")(r, nil))
+	q := wanted()
+	q.Volume = "batch"
+	placing, _, err := r.svc.StartWorkload(t.Context(), state.KindPlace, "batch", "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := capture(q)(r, nil); e.run.State != state.RunFailed || !strings.Contains(e.run.Reason, "workload batch is being started") {
+		t.Errorf("%s: %s", e.run.State, e.run.Reason)
+	}
+	r.mustEnd(r.execute(placing, workflows.PlaceWorkload, nil))
+	r.mustEnd(release("batch")(r, nil))
+	copying, _, err := r.svc.StartCapture(t.Context(), q, "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := place("batch")(r, nil); e.run.State != state.RunFailed || !strings.Contains(e.run.Reason, "a disk is being copied into it") {
+		t.Errorf("%s: %s", e.run.State, e.run.Reason)
+	}
+	r.mustEnd(r.execute(copying, workflows.CaptureDisk, nil))
+	r.mustEnd(place("batch")(r, nil))
+}
+
 // press turns a machine on by hand.
 func (r *trial) press(machine string) {
 	r.Helper()

@@ -42,12 +42,15 @@ func limits(s Scope) deviceLimits {
 // fence cuts the machines off in every way at once and returns the workloads whose fencing
 // requirement is met. Power, ports, zones and masks do not wait for each other, and a workload that is
 // fenced without its former machine's power does not wait for that either: the power fence of a rack
-// whose BMCs are dead goes on behind, and late is what it found.
+// whose BMCs are dead goes on behind, and late is what it found. late is returned with an error too: nothing may
+// turn a machine off any more when its run has ended.
 func fence(ctx workflow.Context, run string, s Scope, machines, workloads []string) (met []string, late latePower, err error) {
 	in := FenceInput{Run: run, Epoch: s.Epoch, Machines: machines, Workloads: workloads}
 	lim := limits(s)
-	power := workflow.ExecuteActivity(device(ctx, lim.power), (*Activities).FencePower, in)
+	powering, cancel := workflow.WithCancel(ctx)
+	power := workflow.ExecuteActivity(device(powering, lim.power), (*Activities).FencePower, in)
 	got := map[policies.FenceKind]Fences{policies.FencePower: {}}
+	late = latePower{in: in, got: got, future: power, cancel: cancel}
 	wg := workflow.NewWaitGroup(ctx)
 	var networkErr, storageErr error
 	wg.Add(2)
@@ -65,7 +68,6 @@ func fence(ctx workflow.Context, run string, s Scope, machines, workloads []stri
 			return nil, late, err
 		}
 	}
-	late = latePower{in: in, got: got, future: power}
 	if power.IsReady() {
 		return late.judge(ctx)
 	}
@@ -83,7 +85,8 @@ func fence(ctx workflow.Context, run string, s Scope, machines, workloads []stri
 type latePower struct {
 	in     FenceInput
 	got    map[policies.FenceKind]Fences
-	future workflow.Future
+	future workflow.Future // nil when there is none
+	cancel workflow.CancelFunc
 }
 
 // judge waits for the power fence and decides with it.
@@ -108,6 +111,15 @@ func (l latePower) record(ctx workflow.Context) error {
 	return err
 }
 
+// abandon ends a power fence whose result nobody wants any more, and returns when it has ended.
+func (l latePower) abandon(ctx workflow.Context) {
+	if l.future == nil || l.future.IsReady() || workflow.GetVersion(ctx, "abandon", workflow.DefaultVersion, 1) < 1 {
+		return
+	}
+	l.cancel()
+	_ = l.future.Get(ctx, nil) // what it did is in the machines' power state
+}
+
 // fenceNetwork closes ports switch by switch, all switches at once. A switch that fails counts as dead
 // from then on, and the ports behind which it stands are closed instead.
 func fenceNetwork(ctx workflow.Context, in FenceInput, limit time.Duration) (Fences, error) {
@@ -123,10 +135,11 @@ func fenceNetwork(ctx workflow.Context, in FenceInput, limit time.Duration) (Fen
 			one.Device, one.Ports = sw, plan.on(sw)
 			futures[i] = workflow.ExecuteActivity(device(ctx, limit), (*Activities).FenceSwitch, one)
 		}
-		closed := map[string]bool{}
+		closed, theirs := map[string]bool{}, map[policies.PortRef]bool{}
 		var dead []string
 		for i, sw := range plan.Switches {
-			if err := futures[i].Get(ctx, nil); err != nil {
+			var done SwitchFence
+			if err := futures[i].Get(ctx, &done); err != nil {
 				if ctx.Err() != nil {
 					return nil, ctx.Err()
 				}
@@ -134,9 +147,12 @@ func fenceNetwork(ctx workflow.Context, in FenceInput, limit time.Duration) (Fen
 			} else {
 				closed[sw] = true
 			}
+			for _, p := range done.Theirs {
+				theirs[p] = true
+			}
 		}
 		for _, iso := range plan.Isolations {
-			all[iso.Machine] = networkFence(iso, closed)
+			all[iso.Machine] = networkFence(iso, closed, theirs)
 		}
 		if len(dead) == 0 {
 			return all, nil
@@ -145,13 +161,18 @@ func fenceNetwork(ctx workflow.Context, in FenceInput, limit time.Duration) (Fen
 	}
 }
 
-func networkFence(iso policies.Isolation, closed map[string]bool) policies.Fence {
+func networkFence(iso policies.Isolation, closed map[string]bool, theirs map[policies.PortRef]bool) policies.Fence {
 	f := policies.Fence{Kind: policies.FenceNetwork, Confirmed: iso.Impossible == "" && len(iso.Ports) > 0}
 	f.Detail = iso.Impossible
 	for _, p := range iso.Ports {
 		if !closed[p.Switch] {
 			f.Confirmed = false
 			f.Detail = "switch " + p.Switch + " did not close port " + p.Port
+			return f
+		}
+		if theirs[p] {
+			f.Confirmed = false
+			f.Detail = "port " + p.Port + " of switch " + p.Switch + " is a newer run's, and open"
 			return f
 		}
 		if f.Detail != "" {

@@ -4,7 +4,11 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
 
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/recovery"
@@ -118,6 +122,39 @@ func TestRefusingFabric(t *testing.T) {
 	}
 	if up, _ := r.healthyElsewhere(); !slices.Equal(up, []string{"mail", "web"}) {
 		t.Errorf("up are %v", up)
+	}
+}
+
+// Fencing ends with an error while power is still being turned off: the run is not closed before that has ended,
+// or the machine might be unfenced and turned off afterwards.
+func TestRunAwaitsItsPowerFence(t *testing.T) {
+	t.Parallel()
+	r := newTrial(t, small(t)).burn()
+	failed, closed := make(chan struct{}), make(chan struct{})
+	var done atomic.Bool
+	e := r.recover(recovery.Request{}, func(ctx context.Context, step string, _ int, do func() (any, error)) (any, error) {
+		switch step {
+		case "FencePower#1":
+			<-failed
+			defer done.Store(true)
+			select { // it is deaf to its cancellation for a while, like a BMC that was told already
+			case <-closed:
+			case <-time.After(500 * time.Millisecond):
+			}
+			return do()
+		case "PlanNetworkFence#1":
+			defer close(failed)
+			return nil, temporal.NewNonRetryableApplicationError("refused here", "unsafe", nil)
+		case "CloseRun#1":
+			close(closed)
+			if !done.Load() {
+				t.Error("the run is closed and its power fence is under way")
+			}
+		}
+		return do()
+	})
+	if e.run.State != state.RunFailed {
+		t.Errorf("%s: %s", e.run.State, e.run.Reason)
 	}
 }
 

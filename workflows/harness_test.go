@@ -284,6 +284,10 @@ func (r *trial) sound(e ended) (wrong []string) {
 			if len(held) > 0 || leases[w].LastHolder() != (policies.Where{}) {
 				say("%s is reported released; the lease says %+v, the world %+v", w, leases[w], held)
 			}
+		case res.State == "running":
+			if e.run.Kind != state.KindRelease || leases[w].LastHolder() == (policies.Where{}) {
+				say("%s is reported running; the lease says %+v, the world %+v", w, leases[w], held)
+			}
 		case res.State != "left-out" && e.run.Epoch != 0 && len(e.results) > 0:
 			say("%s is neither healthy nor left out: %q", w, res.State)
 		case res.State == "left-out" && res.Reason == "":

@@ -55,6 +55,77 @@ func TestOverlappingRun(t *testing.T) {
 	}
 }
 
+// A target that fails for no other reason than that a newer run has taken its workload has a sound machine: it is
+// turned off again and good for others.
+func TestOverlappingRunSparesTheMachine(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{"PrepareBoot(db)#1", "Verify(db)#1"} {
+		t.Run(at, func(t *testing.T) {
+			t.Parallel()
+			r := newTrial(t, small(t)).burn()
+			e := r.recover(recovery.Request{}, func(ctx context.Context, step string, attempt int, do func() (any, error)) (any, error) {
+				if strings.HasPrefix(step, "StopTarget(") {
+					r.giveUp()
+				}
+				if step == at && attempt == 1 {
+					if _, err := state.TakeLease(ctx, r.kv, "db", "feed-1-1", 99, r.dc.Now()); err != nil {
+						t.Error(err)
+					}
+				}
+				return do()
+			})
+			if db := e.results["db"]; db.State != "left-out" || !strings.Contains(db.Reason+strings.Join(db.Tried, " "), "feed-1-1") && !strings.Contains(strings.Join(db.Tried, " "), "taken") {
+				t.Errorf("db: %+v", db)
+			}
+			if m := r.machines()["b1"]; m.Suspect != nil || m.Fence != nil || m.Claim != nil {
+				t.Errorf("the machine did nothing wrong: %+v", m)
+			}
+			if held := r.leases()["erp"].Holder; r.dc.World.Power("b1").On && held.Machine != "b1" {
+				t.Errorf("it was left on; erp is on %+v", held)
+			}
+		})
+	}
+}
+
+// A newer run has set one port of a switch meanwhile: the others on it are closed all the same, the switch does not
+// count as dead, and the one port counts as closed only if that run has closed it.
+func TestOverlappingRunSharesASwitch(t *testing.T) {
+	t.Parallel()
+	for name, shut := range map[string]bool{"closed by it": true, "open": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newTrial(t, small(t))
+			r.halfBurn()
+			if err := r.dc.World.SetPort("tor-a", "p4", world.Port{Untagged: 110, Shut: shut, Epoch: 99}); err != nil {
+				t.Fatal(err)
+			}
+			e := r.recover(recovery.Request{Attestation: "it burns"}, nil)
+			for _, a := range r.journal() {
+				if strings.HasPrefix(a, "switch/spine ") {
+					t.Errorf("the rack was cut off above a switch that answers: %s", a)
+				}
+			}
+			fences := r.machines()
+			for _, m := range []string{"a1", "a2", "a3", "a4"} {
+				closed := slices.ContainsFunc(fences[m].Fence.Fences, func(f policies.Fence) bool { return f.Kind == policies.FenceNetwork && f.Confirmed })
+				if closed != (m != "a4" || shut) {
+					t.Errorf("the network fence of %s: %+v", m, fences[m].Fence.Fences)
+				}
+			}
+			want := 3 // web ran on a4
+			if shut {
+				want = 4
+			}
+			if e.res.Recovered != want {
+				t.Errorf("%s: %s; %+v", e.run.State, e.run.Reason, e.results)
+			}
+			if web := e.results["web"]; !shut && (web.Constraint != "fencing" || !strings.Contains(web.Reason, "newer run")) {
+				t.Errorf("web: %+v", web)
+			}
+		})
+	}
+}
+
 // The newer run boots the workload's VM elsewhere while this one still waits for it: what this run stops is
 // its own VM, and not the boot of the other.
 func TestOverlappingRunKeepsItsBoot(t *testing.T) {

@@ -3,6 +3,7 @@ package workflows
 import (
 	"fmt"
 
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"rerack.dev/rerack/orchestrator/state"
@@ -12,7 +13,7 @@ import (
 // target that does not boot is fenced and replaced by the next, as in a recovery.
 func PlaceWorkload(ctx workflow.Context, in RecoverInput) (RecoverResult, error) {
 	r := newRecovery(in)
-	return closing(ctx, in.Run, func(ctx workflow.Context) (RecoverResult, error) {
+	return r.closing(ctx, func(ctx workflow.Context) (RecoverResult, error) {
 		if err := workflow.ExecuteActivity(quick(ctx), (*Activities).OpenPlacement, in.Run).Get(ctx, &r.scope); err != nil {
 			return RecoverResult{}, err
 		}
@@ -24,10 +25,11 @@ func PlaceWorkload(ctx workflow.Context, in RecoverInput) (RecoverResult, error)
 }
 
 // ReleaseWorkload stops one workload and takes its identity and volumes back: power off or VM stopped,
-// read back; then masks, zones and ports. When it cannot be stopped it keeps what it has.
+// read back; then masks, zones and ports. When it cannot be stopped it keeps what it has. What is stopped already
+// when an error or a cancellation comes is disconnected all the same: half a release is neither.
 func ReleaseWorkload(ctx workflow.Context, in RecoverInput) (RecoverResult, error) {
 	r := newRecovery(in)
-	return closing(ctx, in.Run, func(ctx workflow.Context) (res RecoverResult, err error) {
+	return r.closing(ctx, func(ctx workflow.Context) (res RecoverResult, err error) {
 		if err := workflow.ExecuteActivity(quick(ctx), (*Activities).OpenRelease, in.Run).Get(ctx, &r.scope); err != nil {
 			return res, err
 		}
@@ -38,16 +40,41 @@ func ReleaseWorkload(ctx workflow.Context, in RecoverInput) (RecoverResult, erro
 		if err != nil {
 			// The lease goes back first: the workload is still running and nothing else may have it.
 			undo, _ := workflow.NewDisconnectedContext(ctx)
-			if uerr := workflow.ExecuteActivity(device(undo, lim.power), (*Activities).KeepWorkload, step, r.scope).Get(undo, nil); uerr != nil {
+			stopped := false
+			if uerr := workflow.ExecuteActivity(device(undo, lim.power), (*Activities).KeepWorkload, step, r.scope).Get(undo, &stopped); uerr != nil {
 				return res, uerr
 			}
-			return res, err
+			if !stopped {
+				return res, err
+			}
+			return r.forward(ctx, step, err)
 		}
-		err = r.phase(ctx, "disconnect", func() (string, error) {
-			n, err := r.disconnect(ctx, step)
-			return fmt.Sprintf("%d devices, one commit each", n), err
-		})
+		if err = r.disconnecting(ctx, step); temporal.IsCanceledError(err) {
+			return r.forward(ctx, step, err)
+		}
 		return RecoverResult{State: state.RunDone, Reason: "released"}, err
+	})
+}
+
+// forward finishes the release of what is stopped already, whatever came between.
+func (r *recovery) forward(ctx workflow.Context, step Step, came error) (res RecoverResult, err error) {
+	last, _ := workflow.NewDisconnectedContext(ctx)
+	if workflow.GetVersion(last, "forward", workflow.DefaultVersion, 1) < 1 {
+		return res, came
+	}
+	if err := r.disconnecting(last, step); err != nil {
+		return res, err
+	}
+	if temporal.IsCanceledError(came) {
+		return RecoverResult{Reason: "cancelled by a person when it was off already: it is released"}, came
+	}
+	return RecoverResult{State: state.RunDone, Reason: "released; that it was off was read after: " + reason(came)}, nil
+}
+
+func (r *recovery) disconnecting(ctx workflow.Context, step Step) error {
+	return r.phase(ctx, "disconnect", func() (string, error) {
+		n, err := r.disconnect(ctx, step)
+		return fmt.Sprintf("%d devices, one commit each", n), err
 	})
 }
 

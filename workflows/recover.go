@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -44,6 +45,7 @@ type Scope struct {
 type Affected struct {
 	Workload string         `json:"workload"`
 	From     policies.Where `json:"from"`
+	Healthy  bool           `json:"healthy,omitempty"` // of one that is to be stopped: as it was before
 }
 
 // SignalApprove carries a state.Approval to a recovery that waits for people.
@@ -54,16 +56,25 @@ const SignalApprove = "approve"
 // Nothing is undone at its end: what could not be placed stays fenced and is named in the report.
 func Recover(ctx workflow.Context, in RecoverInput) (RecoverResult, error) {
 	r := newRecovery(in)
-	return closing(ctx, in.Run, r.run)
+	return r.closing(ctx, r.run)
 }
 
 // closing runs f and then closes the run, whatever ended it: an error and a cancellation included.
-func closing(ctx workflow.Context, run string, f func(workflow.Context) (RecoverResult, error)) (RecoverResult, error) {
+func (r *recovery) closing(ctx workflow.Context, f func(workflow.Context) (RecoverResult, error)) (RecoverResult, error) {
+	run := r.in.Run
 	res, err := f(ctx)
 	last, _ := workflow.NewDisconnectedContext(ctx)
+	if err != nil {
+		for _, l := range r.late {
+			l.abandon(last)
+		}
+	}
 	switch {
 	case temporal.IsCanceledError(err):
-		res = RecoverResult{State: state.RunCancelled, Reason: "cancelled by a person"}
+		res.State = state.RunCancelled
+		if res.Reason == "" {
+			res.Reason = "cancelled by a person"
+		}
 	case err != nil:
 		res = RecoverResult{State: state.RunFailed, Reason: reason(err)}
 	}
@@ -122,6 +133,13 @@ func (r *recovery) run(ctx workflow.Context) (RecoverResult, error) {
 				return RecoverResult{State: state.RunSuspect, Reason: "approved, but by then: " + v.Reason}, nil
 			}
 		}
+		more, err := r.rescope(ctx)
+		if err != nil {
+			return RecoverResult{}, err
+		}
+		if len(more) > 0 {
+			return RecoverResult{State: state.RunSuspect, Reason: "approved, but by then it would also cut off " + strings.Join(more, ", ") + "; ask again"}, nil
+		}
 	}
 	for _, a := range r.scope.Affected {
 		r.pending = append(r.pending, a.Workload)
@@ -133,17 +151,36 @@ func (r *recovery) run(ctx workflow.Context) (RecoverResult, error) {
 		}
 		r.pending = slices.DeleteFunc(r.pending, func(w string) bool { return slices.Contains(others, w) })
 		met, late, err := fence(ctx, r.in.Run, r.scope, r.scope.Machines, r.pending)
+		r.late = append(r.late, late)
 		if err != nil {
 			return "", err
 		}
 		r.pending = met
-		r.late = append(r.late, late)
 		return fmt.Sprintf("%d of %d workloads cut off from their former machines", len(met), len(r.scope.Affected)), nil
 	})
 	if err != nil {
 		return RecoverResult{}, err
 	}
 	return r.rounds(ctx)
+}
+
+// rescope looks again who runs in the domain, after people took their time to approve: what has moved out is not
+// this run's any more. It returns machines that would be cut off now and were not approved.
+func (r *recovery) rescope(ctx workflow.Context) (more []string, err error) {
+	if workflow.GetVersion(ctx, "rescope", workflow.DefaultVersion, 1) < 1 {
+		return nil, nil
+	}
+	var now Scope
+	if err := workflow.ExecuteActivity(quick(ctx), (*Activities).OpenScope, r.in.Run).Get(ctx, &now); err != nil {
+		return nil, err
+	}
+	for _, m := range now.Machines {
+		if !slices.Contains(r.scope.Machines, m) {
+			more = append(more, m)
+		}
+	}
+	r.scope = now
+	return more, nil
 }
 
 // verdict waits until the domain is certain to have burned, or the time for it is over.

@@ -36,6 +36,9 @@ machine or server that goes away in between goes on where it was. At the end the
 is masked to nobody.`,
 		Example: "  rerack capture start old-db --disk serial:S3Z8NB0K --to db1-root --power-off --wait\n  rerack capture start old-db --disk wwn:5000c500a1b2c3d4 --to db1-root",
 		RunE: func(c *cobra.Command, args []string) error {
+			if in.Disk == "" || in.Volume == "" {
+				return &fault.Error{Kind: fault.Invalid, Where: c.CommandPath(), What: "it takes --disk and --to", Next: c.CommandPath() + " --help"}
+			}
 			cl, err := g.client()
 			if err != nil {
 				return err
@@ -62,11 +65,6 @@ is masked to nobody.`,
 	f.BoolVar(&in.PowerOff, "power-off", false, "turn the machine off if it is on")
 	f.BoolVar(&wait, "wait", false, "show progress until it ends")
 	f.DurationVar(&timeout, "timeout", 7*24*time.Hour, "with --wait, give up watching after this long")
-	for _, name := range []string{"disk", "to"} {
-		if err := c.MarkFlagRequired(name); err != nil {
-			panic(err) // the flag was defined above
-		}
-	}
 	return c
 }
 

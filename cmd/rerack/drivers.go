@@ -43,7 +43,7 @@ func drivers(creds *secrets.File, deviceCA string, log *slog.Logger) (gateway.Co
 	}
 	return gateway.Config{
 		Fleet:       fleet,
-		Hypervisors: map[topology.HypervisorDriver]gateway.OpenHypervisor{topology.Libvirt: openLibvirt(deviceCA, log)},
+		Hypervisors: map[topology.HypervisorDriver]gateway.OpenHypervisor{topology.Libvirt: openLibvirt(deviceCA, log), topology.VSphere: openVSphere(creds, deviceCA, log)},
 		CHAP:        func(ctx context.Context, name string) (string, string, error) { return login(creds, name)(ctx) },
 		Switches: map[string]func(topology.Switch) (fabricdriver.Switch, error){
 			"ovs": func(s topology.Switch) (fabricdriver.Switch, error) {

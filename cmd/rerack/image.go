@@ -17,8 +17,10 @@ import (
 )
 
 func imageCommand(g *global) *cobra.Command {
-	c := &cobra.Command{Use: "image", Short: "What machines boot: import, list, check and remove images", GroupID: "service"}
-	c.AddCommand(imageImportCommand(g), imageManifestCommand(g), imageListCommand(g), imageShowCommand(g), imageVerifyCommand(g),
+	c := &cobra.Command{Use: "image", Short: "What machines boot: build, import, list, check and remove images", GroupID: "service"}
+	build := imageBuildCommand(g)
+	build.AddCommand(imageDebianCommand(g))
+	c.AddCommand(build, imageImportCommand(g), imageManifestCommand(g), imageListCommand(g), imageShowCommand(g), imageVerifyCommand(g),
 		imageRemoveCommand(g), imageGarbageCommand(g))
 	return c
 }

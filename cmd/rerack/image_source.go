@@ -45,7 +45,7 @@ func (f *imageFlags) register(c *cobra.Command) {
 	v.StringVar(&f.kernelPath, "kernel-path", "", "where the kernel lies in the ISO image (default: the places of Debian, Ubuntu, RHEL and others)")
 	v.StringArrayVar(&f.initrdPaths, "initrd-path", nil, "where an initial RAM disk lies in the ISO image; may be repeated")
 	v.BoolVar(&f.whole, "whole", false, "take the ISO image as it is; the boot loader reads it over HTTP")
-	v.StringVar(&f.kind, "type", "kernel", "of an image with a kernel: kernel or hypervisor")
+	v.StringVar(&f.kind, "type", "kernel", "of an image with a kernel: kernel, hypervisor or capture")
 	v.StringVar(&f.arch, "arch", "x86_64", "x86_64 or arm64")
 	v.StringSliceVar(&f.firmware, "firmware", nil, "ways it can boot: bios, uefi (default: all; an EFI binary: uefi)")
 	v.StringVar(&f.cmdline, "cmdline", "", "kernel parameters, with spaces between")

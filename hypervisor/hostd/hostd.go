@@ -55,7 +55,7 @@ func (c *Config) Validate() error {
 }
 
 // Run serves until ctx ends, which is no error. The machines are on then: who ends the host turns them
-// off, see Shutdowner.
+// off, see End.
 func Run(ctx context.Context, c Config) error {
 	if err := c.Validate(); err != nil {
 		return err

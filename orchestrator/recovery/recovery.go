@@ -79,7 +79,7 @@ func (s *Service) accept(ctx context.Context, want state.Run) (r state.Run, star
 		}
 	}
 	if err == nil && !started {
-		err = joins(want, r)
+		r, err = s.join(ctx, want, r)
 	}
 	if err != nil {
 		return r, false, err
@@ -114,22 +114,30 @@ func (s *Service) claim(ctx context.Context, want state.Run) (state.Run, bool, e
 	return want, err == nil, err
 }
 
-// joins says whether a request is served by the run under way. One that asks for something else, or brings
-// evidence which that run would never hear of, is not.
-func joins(want, r state.Run) error {
-	e := &fault.Error{Kind: fault.Conflict, Where: want.Domain, Evidence: fmt.Sprintf("run %s by %s", r.ID, r.By),
-		Next: "rerack recovery cancel " + r.ID + ", or wait until it has ended, and ask again"}
-	switch {
-	case want.Kind != r.Kind:
-		e.What = "another procedure is under way"
-	case want.Capture != nil && (r.Capture == nil || *want.Capture != *r.Capture):
-		e.What = "another disk is being copied into it"
-	case want.Attestation != "" && want.Attestation != r.Attestation && r.Verdict == nil && !r.State.Ended():
-		e.What = "a recovery without this statement awaits its verdict"
-	default:
-		return nil
+// join lets a request be served by the run under way, which is told of a person's statement that comes with it.
+// One that asks for something else, or brings evidence which that run would never hear of, is not served.
+func (s *Service) join(ctx context.Context, want, r state.Run) (state.Run, error) {
+	if want.Kind != r.Kind {
+		return r, conflict(want, r, "another procedure is under way")
 	}
-	return e
+	if want.Attestation == "" || want.Attestation == r.Attestation {
+		return r, nil
+	}
+	said := state.Statement{By: want.By, At: s.Now(), Text: want.Attestation}
+	return state.Update(ctx, s.Store, state.RunsAt+r.ID, func(r *state.Run) error {
+		switch {
+		case r.State.Ended() || r.Verdict != nil && r.Verdict.State != policies.VerdictBurned:
+			return conflict(want, *r, "its verdict was given without this statement")
+		case r.Statement().By != said.By || r.Statement().Text != said.Text: // else asked again
+			r.Attested = append(r.Attested, said)
+		}
+		return nil
+	})
+}
+
+func conflict(want, r state.Run, what string) error {
+	return &fault.Error{Kind: fault.Conflict, Where: want.Domain, What: what, Evidence: fmt.Sprintf("run %s by %s", r.ID, r.By),
+		Next: "rerack recovery cancel " + r.ID + ", or wait until it has ended, and ask again"}
 }
 
 // Resume starts the workflow of every accepted run that has not ended: after a crash between accepting
@@ -239,8 +247,8 @@ func (s *Service) Approve(ctx context.Context, id, by string) error {
 	if r.State != state.RunWaiting {
 		return &fault.Error{Kind: fault.Conflict, Where: "run " + id, What: "it does not wait for approval", Evidence: string(r.State)}
 	}
-	if by == r.By {
-		return &fault.Error{Kind: fault.Unsafe, Where: "run " + id, What: "who asks for a recovery cannot approve it", Evidence: by,
+	if r.Proposed(by) {
+		return &fault.Error{Kind: fault.Unsafe, Where: "run " + id, What: "who asks for a recovery, or states what it rests on, cannot approve it", Evidence: by,
 			Next: "have somebody else approve"}
 	}
 	return s.Engine.Approve(ctx, id, state.Approval{By: by, At: s.Now()})

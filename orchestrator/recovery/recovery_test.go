@@ -194,6 +194,21 @@ func TestJoining(t *testing.T) {
 	check(t, err)
 	q := person("rack-a")
 	q.Attestation = "it burns"
+	q.By = "bob"
+	for range 2 { // asked again it is the same statement
+		r, started, err := e.Start(t.Context(), q)
+		if err != nil || started || len(r.Attested) != 1 || r.Statement().By != "bob" || r.Statement().Text != "it burns" || r.Statement().At.IsZero() {
+			t.Errorf("a statement while the run awaits its verdict: %+v %t %v", r, started, err)
+		}
+	}
+	e.update(t, run.ID, func(r *state.Run) { r.State = state.RunWaiting })
+	for _, by := range []string{"bob", run.By} {
+		if err := e.Approve(t.Context(), run.ID, by); !fault.Is(err, fault.Unsafe) {
+			t.Errorf("%s approves: %v", by, err)
+		}
+	}
+	e.update(t, run.ID, func(r *state.Run) { r.Verdict = &policies.Verdict{State: policies.VerdictSuspect} })
+	q.Attestation = "it burns still"
 	if _, _, err := e.Start(t.Context(), q); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), run.ID) {
 		t.Errorf("a statement that the run would never hear: %v", err)
 	}

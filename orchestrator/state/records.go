@@ -302,6 +302,7 @@ type Run struct {
 	Trigger     string            `json:"trigger"` // person, api, alert, detector
 	By          string            `json:"by"`
 	Attestation string            `json:"attestation,omitempty"`
+	Attested    []Statement       `json:"attested,omitempty"` // that came while it waited for its verdict
 	State       RunState          `json:"state"`
 	Reason      string            `json:"reason,omitempty"`
 	Epoch       uint64            `json:"epoch,omitempty"`
@@ -324,6 +325,31 @@ type Phase struct {
 	Note  string    `json:"note,omitempty"`
 }
 
+// Statement is what a person on site has seen.
+type Statement struct {
+	By   string    `json:"by"`
+	At   time.Time `json:"at"`
+	Text string    `json:"text"`
+}
+
+// Statement is the last that was made to a run, or none.
+func (r Run) Statement() Statement {
+	if n := len(r.Attested); n > 0 {
+		return r.Attested[n-1]
+	}
+	return Statement{By: r.By, At: r.Requested, Text: r.Attestation}
+}
+
+// Proposed reports whether a person has asked for a run or made a statement to it: who did cannot approve it.
+func (r Run) Proposed(by string) bool {
+	for _, s := range r.Attested {
+		if s.By == by {
+			return true
+		}
+	}
+	return by == r.By
+}
+
 // Approval is one person's yes.
 type Approval struct {
 	By string    `json:"by"`
@@ -334,7 +360,7 @@ type Approval struct {
 type Result struct {
 	Name       string               `json:"name"`
 	Host       bool                 `json:"host,omitempty"` // a machine that was made a Host
-	State      string               `json:"state"`          // fencing, planned, booting, running, healthy, left-out, failed
+	State      string               `json:"state"`          // fencing, planned, booting, healthy, left-out, failed; of a release running or released
 	From       string               `json:"from,omitempty"`
 	Where      policies.Where       `json:"where,omitzero"`
 	Reason     string               `json:"reason"`

@@ -82,6 +82,9 @@ func Run(ctx context.Context, c Config) error {
 		return &fault.Error{Kind: fault.Conflict, Where: "disk " + c.Orders.Disk, What: "go on with it",
 			Evidence: fmt.Sprintf("it has %d bytes and had %d", r.size, c.Orders.Size), Next: "start another capture"}
 	}
+	if r.size <= 0 {
+		return &fault.Error{Kind: fault.Unsupported, Where: "disk " + c.Orders.Disk, What: "it is empty"}
+	}
 	away := time.Time{}
 	for {
 		before := r.state
@@ -143,8 +146,7 @@ func (r *runner) session(ctx context.Context) (err error) {
 // chunkFunc handles one chunk of n bytes at off in buf and leaves what it is in buf.
 type chunkFunc func(ctx context.Context, buf []byte, off int64) error
 
-// pass works on chunks from where the capture stands to the end of its stage. A ledger that stands elsewhere
-// than we think is believed, by the error: the next session begins there.
+// pass works on chunks from where the capture stands to the end of its stage.
 func (r *runner) pass(ctx context.Context, work chunkFunc) error {
 	stage := r.state.Stage
 	chunks := Chunks(r.size, r.c.Orders.ChunkBytes)

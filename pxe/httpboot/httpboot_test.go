@@ -79,6 +79,26 @@ func FuzzParseReport(f *testing.F) {
 	})
 }
 
+func FuzzParseCaptureReport(f *testing.F) {
+	digest := strings.Repeat("0a", 32)
+	for _, s := range []string{`{"nonce":"0123456789abcdef","stage":"copy","size":1}`, `{"nonce":"0123456789abcdef","stage":"verify","digests":["` + digest + `"],"hash":"c2hh"}`,
+		`{"nonce":"0123456789abcdef","stage":"copy","failure":{"kind":"x","text":"\u0000"}}`, `{"nonce":"x"}`, `[[[[[[`, `{"nonce":"0123456789abcdef","stage":"copy","size":-1}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := httpboot.ParseCaptureReport(b)
+		if err != nil {
+			if !fault.Is(err, fault.Invalid) {
+				t.Fatalf("kind %v", fault.KindOf(err))
+			}
+			return
+		}
+		if len(r.Nonce) < 16 || r.Size < 0 || r.First < 0 || r.Failure != nil && strings.ContainsAny(r.Failure.Text, "\x00\n\x1b") {
+			t.Fatalf("%+v", r)
+		}
+	})
+}
+
 func serve(t *testing.T, h http.Handler, o httpboot.Options) string {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")

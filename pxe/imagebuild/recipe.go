@@ -108,7 +108,7 @@ func (r *Recipe) Build(w io.Writer) error {
 		return fault.Wrap(err, "compress", "initial RAM disk")
 	}
 	a := NewArchive(z)
-	for _, d := range []string{"dev", "proc", "sys", "run", "tmp", "etc"} {
+	for _, d := range []string{"dev", "proc", "sys", "run", "tmp", "var/tmp", "etc"} {
 		a.Dir(d)
 	}
 	// The kernel gives its first process a console from here; the rest of the devices come with devtmpfs.

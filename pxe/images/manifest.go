@@ -31,7 +31,7 @@ const (
 // parameters together, because a boot is as good as its worst part.
 type Manifest struct {
 	Name     string            `json:"name"`
-	Type     string            `json:"type"` // kernel, hypervisor, disk, iso or efi
+	Type     string            `json:"type"` // kernel, hypervisor, capture, disk, iso or efi
 	Arch     string            `json:"arch"`
 	Firmware []string          `json:"firmware,omitempty"` // ways it can boot; none means all
 	Cmdline  map[string]string `json:"cmdline,omitempty"`
@@ -64,7 +64,7 @@ const (
 // rolesOf says which file an image of a type has first, and whether initial RAM disks follow.
 func rolesOf(kind string) (first Role, initrds bool) {
 	switch kind {
-	case "kernel", "hypervisor":
+	case "kernel", "hypervisor", "capture":
 		return RoleKernel, true
 	case "disk", "iso", "efi":
 		return Role(kind), false
@@ -91,7 +91,7 @@ func (m *Manifest) Validate() error {
 	case !imageForm.MatchString(m.Name):
 		return bad("name", fmt.Sprintf("%.80q: want up to 63 lower-case letters, digits and dashes", m.Name))
 	case first == "":
-		return bad("type", fmt.Sprintf("%.20q: want kernel, hypervisor, disk, iso or efi", m.Type))
+		return bad("type", fmt.Sprintf("%.20q: want kernel, hypervisor, capture, disk, iso or efi", m.Type))
 	case !slices.Contains(archs, m.Arch):
 		return bad("arch", fmt.Sprintf("%.20q: want x86_64 or arm64", m.Arch))
 	case len(m.Files) == 0 || len(m.Files) > maxFiles:

@@ -76,8 +76,14 @@ func TestLinuxScript(t *testing.T) {
 	}
 	want := `#!ipxe
 imgfree
-kernel --name kernel http://10.0.0.1/k initrd=initrd0 console=ttyS0 quiet || sleep 2 && kernel --name kernel http://10.0.0.1/k initrd=initrd0 console=ttyS0 quiet || exit 1
-initrd --name initrd0 http://10.0.0.1/i || sleep 2 && initrd --name initrd0 http://10.0.0.1/i || exit 1
+kernel --name kernel http://10.0.0.1/k initrd=initrd0 console=ttyS0 quiet && goto done2 ||
+sleep 2
+kernel --name kernel http://10.0.0.1/k initrd=initrd0 console=ttyS0 quiet || exit 1
+:done2
+initrd --name initrd0 http://10.0.0.1/i && goto done6 ||
+sleep 2
+initrd --name initrd0 http://10.0.0.1/i || exit 1
+:done6
 boot || exit 1
 `
 	if string(b) != want {
@@ -135,7 +141,10 @@ func TestRunFollowsOperators(t *testing.T) {
 		code   int // of exit; -1: the script failed; -2: left iPXE
 	}{
 		{"echo a\necho b\n", nil, []string{"echo a", "echo b"}, 0},
-		{"echo a || echo b && echo c\n", nil, []string{"echo a"}, 0},
+		{"echo a || echo b && echo c\n", nil, []string{"echo a", "echo c"}, 0},
+		{"echo a && echo b || echo c\n", []string{"echo a"}, []string{"echo a", "echo c"}, 0},
+		{"echo a && goto end ||\necho b\n:end\necho c\n", nil, []string{"echo a", "echo c"}, 0},
+		{"echo a && goto end ||\necho b\n:end\necho c\n", []string{"echo a"}, []string{"echo a", "echo b", "echo c"}, 0},
 		{"echo a || echo b && echo c\n", []string{"echo a"}, []string{"echo a", "echo b", "echo c"}, 0},
 		{"echo a || echo b && echo c || exit 3\n", []string{"echo a", "echo c"}, []string{"echo a", "echo b", "echo c"}, 3},
 		{"echo a\necho b\n", []string{"echo a"}, []string{"echo a"}, -1},
@@ -173,7 +182,7 @@ func TestRunFollowsOperators(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	for _, s := range []string{"", "kernel x", "#!ipxe\ngoto x", "#!ipxe\n:x\ngoto", "#!ipxe\n:x\ngoto x x", "#!ipxe\n:", "#!ipxe\n:x y", "#!ipxe\necho ${net0/mac}", "#!ipxe\n|| boot", "#!ipxe\nboot ||",
+	for _, s := range []string{"", "kernel x", "#!ipxe\ngoto x", "#!ipxe\n:x\ngoto", "#!ipxe\n:x\ngoto x x", "#!ipxe\n:", "#!ipxe\n:x y", "#!ipxe\necho ${net0/mac}", "#!ipxe\n|| boot", "#!ipxe\nboot &&",
 		"#!ipxe\nboot || || exit", "#!ipxe\necho \x00", "#!ipxe\necho é", "#!ipxe\n" + strings.Repeat("echo\n", 300), "#!ipxe\n" + strings.Repeat("a", 20000),
 		"#!ipxe\necho" + strings.Repeat(" a", 600), "#!ipxe\nimgexec x", "#!ipxe" + strings.Repeat(" ", ipxe.MaxScript)} {
 		if _, err := ipxe.Parse([]byte(s)); err == nil {

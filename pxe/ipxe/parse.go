@@ -130,7 +130,8 @@ func parseLine(line string) ([]Command, error) {
 			cur.Args = append(cur.Args, f)
 		}
 	}
-	if cur.Name == "" {
+	// A line may end in ||: then it does not fail.
+	if cur.Name == "" && cur.When != Failure {
 		return nil, fault.New(fault.Invalid, "no command after the last operator")
 	}
 	return append(out, cur), nil
@@ -149,9 +150,9 @@ func (*gotoError) Error() string { return "goto" }
 
 func (e *ExitError) Error() string { return fmt.Sprintf("script exits with %d", e.Code) }
 
-// Run gives the commands to do in the order iPXE would: of a line, processing stops when a command
-// that is followed by || succeeded or one followed by && failed (iPXE src/core/exec.c, system); a line
-// that fails ends the script. It returns nil after ErrStop, an *ExitError after exit, or the failure.
+// Run gives the commands to do in the order iPXE would: of a line, a command after || is passed over when the
+// last one that was done succeeded, and one after && when that failed; the line goes on behind it (seen with
+// iPXE 1.0.0+git-20190125: "echo a || echo b && echo c" says a and c). A line that fails ends the script. It returns nil after ErrStop, an *ExitError after exit, or the failure.
 func Run(ctx context.Context, cmds []Command, do func(context.Context, Command) error) error {
 	jumps := 0
 	for i := 0; i < len(cmds); {
@@ -181,12 +182,14 @@ func runLine(ctx context.Context, all, line []Command, do func(context.Context, 
 	var last error
 	for i, c := range line {
 		if i > 0 && (c.When == Success) != (last == nil) {
-			return last
+			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		switch {
+		case c.Name == "":
+			return nil
 		case c.Name == "exit":
 			return exit(c.Args)
 		case c.Name == "goto":

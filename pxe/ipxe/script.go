@@ -105,6 +105,9 @@ func Hold(script string) ([]byte, error) {
 // Exit returns a script that hands back to the firmware, which tries its next boot device.
 func Exit() []byte { return []byte(magic + "\nexit 1\n") }
 
+// retried writes a command that is tried twice. It takes a label to go on at: "a || sleep 2 && a" would run a
+// twice when it succeeds, see Run.
 func retried(b *strings.Builder, cmd string) {
-	fmt.Fprintf(b, "%s || sleep 2 && %s || exit 1\n", cmd, cmd)
+	done := fmt.Sprintf("done%d", strings.Count(b.String(), "\n"))
+	fmt.Fprintf(b, "%s && goto %s ||\nsleep 2\n%s || exit 1\n:%s\n", cmd, done, cmd, done)
 }

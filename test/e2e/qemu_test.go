@@ -29,10 +29,46 @@ const (
 // know nothing of Rerack. A workload is placed on one that boots by UEFI, then the rack of another burns and
 // its workload comes back on a third, which boots by BIOS. When power returns, the old system starts, and
 // what answers at its address is the new one.
-func TestRealMachines(t *testing.T) {
+func TestRealMachines(t *testing.T) { realMachines(t) }
+
+// TestRealMachinesOnRealSwitches does the same with Open vSwitch in the place of every simulated switch, and
+// looks that nothing of them is left.
+func TestRealMachinesOnRealSwitches(t *testing.T) {
+	qemutest.OpenVSwitch(t)
+	if n := vSwitches(t); n != 0 {
+		t.Skipf("%d Open vSwitches of somebody else's run here", n)
+	}
+	t.Cleanup(func() {
+		for end := time.Now().Add(10 * time.Second); vSwitches(t) > 0; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("an Open vSwitch outlives its lab")
+			}
+		}
+	})
+	realMachines(t, "--switches", "ovs")
+}
+
+// vSwitches counts the processes of labs' Open vSwitches.
+func vSwitches(t *testing.T) (n int) {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if b, err := os.ReadFile(f); err == nil && strings.Contains(string(b), "/rerack-ovs-") {
+			n++
+		}
+	}
+	return n
+}
+
+func realMachines(t *testing.T, more ...string) {
+	t.Helper()
 	qemutest.QEMU(t)
+	qemutest.IPMISim(t)
 	root := filepath.Dir(filepath.Dir(qemutest.Sources(t).Kernel))
-	e := labUp(t, "--qemu", "--qemu-kernel", root, "--qemu-loaders", qemutest.Loaders(t), "--example", "real")
+	e := labUp(t, append(more, "--qemu", "--qemu-kernel", root, "--qemu-loaders", qemutest.Loaders(t), "--example", "real")...)
 	t.Cleanup(e.keepConsoles)
 	e.untilSeen()
 	e.until(time.Minute, "web1 answers from the machine it is installed on", func() bool { return e.answers("10.2.10.11:80", "web1", 1) })

@@ -113,6 +113,13 @@ func (l *Lab) startBMCs() error {
 		if err != nil {
 			return err
 		}
+		if l.hasIPMISim(name) {
+			if m.Spec.BMC, err = l.startIPMISim(name, m.Spec.BMC, cred); err != nil {
+				return err
+			}
+			l.topo.Machines[name] = m
+			continue
+		}
 		profile, err := bmcsim.ProfileNamed(l.cfg.profileOf(m))
 		if err != nil {
 			return err
@@ -134,6 +141,7 @@ func (l *Lab) startBMCs() error {
 
 // followBMC makes the controller as dead as its mains and its network are.
 func (m *machine) followBMC() {
+	m.followIPMISim()
 	if m.bmc == nil {
 		return
 	}

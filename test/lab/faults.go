@@ -149,6 +149,9 @@ func (l *Lab) setFault(kind, name, what, arg string, on bool) error {
 // setBMCFault keeps apart what was asked for from what the world makes of the BMC: one that has no
 // mains stays dropped when its faults are cleared.
 func (m *machine) setBMCFault(what string, s setting) (err error) {
+	if m.bmc == nil {
+		return fault.Newf(fault.Unsupported, "the BMC of %s is an ipmi_sim: it has no faults to set", m.name)
+	}
 	m.bmc.SetFaults(func(f *bmcsim.Faults) {
 		if err = bmcKnobs().apply(f, what, s); err != nil {
 			return
@@ -172,7 +175,9 @@ type Counters map[string]map[string]int
 func (l *Lab) Counters() Counters {
 	out := Counters{}
 	for name, m := range l.machines {
-		out["bmc/"+name] = m.bmc.Counts()
+		if m.bmc != nil {
+			out["bmc/"+name] = m.bmc.Counts()
+		}
 		p := l.world.Power(name).Presses
 		out["machine/"+name] = map[string]int{"press-on": p.On, "press-off": p.Off, "boots": int(l.world.Power(name).Boot)}
 	}

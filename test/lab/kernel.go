@@ -22,6 +22,8 @@ func (b *box) runSoftware(ctx context.Context, out bootclient.Outcome) {
 		b.panics(ctx, "fault")
 	case system == systemHyper && b.vm == "":
 		b.runHypervisor(ctx, p)
+	case system == systemCopy && b.vm == "":
+		b.runCapture(ctx, p)
 	default:
 		b.runWorkload(ctx, p)
 	}

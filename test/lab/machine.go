@@ -10,6 +10,7 @@ import (
 	"rerack.dev/rerack/bmc/driver"
 	"rerack.dev/rerack/hypervisor/hypersim"
 	"rerack.dev/rerack/orchestrator/topology"
+	"rerack.dev/rerack/test/qemu/ipmisim"
 	qemu "rerack.dev/rerack/test/qemu/machine"
 	"rerack.dev/rerack/test/world"
 )
@@ -21,7 +22,8 @@ type machine struct {
 	name     string
 	spec     topology.MachineSpec
 	identity driver.Inventory
-	bmc      *bmcsim.BMC
+	bmc      *bmcsim.BMC  // nil: the machine has an ipmi_sim
+	ipmi     *ipmisim.BMC // nil: the machine has a simulated BMC
 	log      *slog.Logger
 
 	mu      sync.Mutex

@@ -232,7 +232,7 @@ func orZero(p *netip.AddrPort) netip.AddrPort {
 	return *p
 }
 
-// systemOf says what the fetched kernel and initial RAM disks make of a machine: linux or hypervisor.
+// systemOf says what the fetched kernel and initial RAM disks make of a machine: linux, hypervisor or capture.
 // Files that the lab did not make, or damaged ones, make nothing of it.
 func (l *Lab) systemOf(out bootclient.Outcome, arch topology.Arch) (string, bool) {
 	if l.catalog[out.Kernel] != kernelMagic+string(arch) {
@@ -244,8 +244,10 @@ func (l *Lab) systemOf(out bootclient.Outcome, arch topology.Arch) (string, bool
 			return "", false
 		}
 	}
-	if slices.Contains(heads, initrdMagic+systemHyper) {
-		return systemHyper, true
+	for _, system := range []string{systemHyper, systemCopy} {
+		if slices.Contains(heads, initrdMagic+system) {
+			return system, true
+		}
 	}
 	return systemLinux, true
 }

@@ -1,12 +1,17 @@
 package lab_test
 
 import (
+	"context"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"rerack.dev/rerack/bmc"
+	bmcdriver "rerack.dev/rerack/bmc/driver"
+	"rerack.dev/rerack/bmc/ipmi"
 	"rerack.dev/rerack/fabric/driver"
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/topology"
@@ -44,6 +49,7 @@ func TestARealMachineFollowsTheWorld(t *testing.T) {
 func followsTheWorld(t *testing.T, switches string) {
 	t.Helper()
 	qemutest.QEMU(t)
+	qemutest.IPMISim(t)
 	src := qemutest.Sources(t)
 	dir := t.TempDir()
 	l := start(t, small(t), func(c *lab.Config) {
@@ -84,13 +90,53 @@ func followsTheWorld(t *testing.T, switches string) {
 	if err := l.Fault("machine", "a01", "panic", ""); !fault.Is(err, fault.Unsupported) {
 		t.Errorf("a fault that real machines have not: %v", err)
 	}
+	a01 := ipmiOf(t, l, "a01")
+	if r, err := a01.Power(t.Context()); err != nil || r.State != bmcdriver.PowerOn || r.Source != "ipmi" {
+		t.Errorf("ipmi_sim says %+v, %v", r, err)
+	}
+	must(t, a01.SetPower(t.Context(), bmcdriver.Off))
+	eventually(t, "ipmi_sim says off", func() bool {
+		r, err := a01.Power(t.Context())
+		must(t, err)
+		return r.State == bmcdriver.PowerOff
+	})
+	if h := l.World().Holders("web1"); len(h) != 0 {
+		t.Errorf("ipmi_sim says off, and web1 has %+v", h)
+	}
+	must(t, a01.SetPower(t.Context(), bmcdriver.On))
+	eventually(t, "web1 is back", func() bool { return l.Status().Serving == 1 })
+	if err := l.Fault("bmc", "a01", "hang", ""); !fault.Is(err, fault.Unsupported) {
+		t.Errorf("a fault that ipmi_sim has not: %v", err)
+	}
 	must(t, l.Burn("rack-a"))
+	if r, err := a01.Power(t.Context()); err == nil {
+		t.Errorf("a BMC without mains says %+v", r)
+	}
 	eventually(t, "web1 is gone", func() bool { return len(l.World().Holders("web1")) == 0 })
 	if status := probe(t, l, at); status == 200 {
 		t.Error("web1 answers from the ashes")
 	}
 	must(t, l.RestorePower("rack-a"))
 	eventually(t, "the old system is back", func() bool { return l.Status().Serving == 1 })
+}
+
+// ipmiOf is the product's driver for a machine's ipmi_sim.
+func ipmiOf(t *testing.T, l *lab.Lab, machine string) bmcdriver.BMC {
+	t.Helper()
+	at := l.Topology().Machines[machine].Spec.BMC
+	if at.Protocol != string(bmc.IPMI) {
+		t.Fatalf("the BMC of %s is %+v", machine, at)
+	}
+	c := l.Secrets()[at.Credentials]
+	var d bmcdriver.BMC
+	eventually(t, "ipmi_sim answers", func() (ok bool) {
+		var err error
+		d, err = ipmi.Opener{Config: ipmi.Config{AttemptTimeout: 500 * time.Millisecond}}.Open(t.Context(), bmc.Endpoint{Address: at.Address},
+			bmc.Credential{User: c.Username, Password: bmc.NewSecret(c.Password)})
+		return err == nil
+	})
+	t.Cleanup(func() { _ = d.Close(context.Background()) }) // its BMC may be gone
+	return d
 }
 
 func TestQEMUConfig(t *testing.T) {

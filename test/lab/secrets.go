@@ -12,8 +12,9 @@ import (
 	"rerack.dev/rerack/orchestrator/topology"
 )
 
-// maxIPMIPassword is the longest password of IPMI 2.0 (section 22.30). A BMC has one for both protocols.
-const maxIPMIPassword = 20
+// maxIPMIPassword is the longest password that every BMC here knows: IPMI 2.0 has 20 bytes (section 22.30), of
+// which ipmi_sim takes the first 16, as many as IPMI 1.5 has. A BMC has one for both protocols.
+const maxIPMIPassword = 16
 
 // Credential is a login to one device, or to all that share its name.
 type Credential struct {

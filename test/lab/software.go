@@ -20,6 +20,7 @@ const (
 	imageMagic  = "RERACK LAB IMAGE"
 	systemLinux = "linux"
 	systemHyper = "hypervisor"
+	systemCopy  = "capture"
 	imagesDir   = "images"
 )
 
@@ -50,6 +51,8 @@ func (l *Lab) makeImages(ctx context.Context) error {
 			continue // boots what is on its volume
 		case topology.ImageHypervisor:
 			system = systemHyper
+		case topology.ImageCapture:
+			system = systemCopy
 		case topology.ImageDisk, topology.ImageISO, topology.ImageEFI:
 			if img.Spec.File, err = blob(img, name+".image", img.Spec.File, imageMagic); err != nil {
 				return err

@@ -3,6 +3,7 @@ package workflowtest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -40,6 +41,32 @@ func silent(where string) error {
 type netSwitch struct {
 	d    *DataCentre
 	name string
+}
+
+// Ports lists what is cabled.
+func (s *netSwitch) Ports(context.Context) ([]fabric.Port, error) {
+	if _, reachable := s.d.World.SwitchState(s.name); !reachable {
+		return nil, silent("switch/" + s.name)
+	}
+	names := map[string]bool{}
+	for _, m := range s.d.topo.Machines {
+		for _, n := range m.Spec.NICs {
+			names[n.Port] = names[n.Port] || n.Switch == s.name
+		}
+	}
+	for _, sw := range s.d.topo.Switches {
+		for _, u := range sw.Spec.Uplinks {
+			names[u.Port] = names[u.Port] || sw.Meta.Name == s.name
+			names[u.PeerPort] = names[u.PeerPort] || u.Switch == s.name
+		}
+	}
+	var out []fabric.Port
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if p, cabled := s.d.World.PortState(s.name, name); cabled && names[name] {
+			out = append(out, fabric.Port{Name: name, Untagged: p.Untagged, Tagged: p.Tagged, AllVLANs: p.Trunk, Shut: p.Shut, Epoch: p.Epoch, Owner: p.Owner})
+		}
+	}
+	return out, nil
 }
 
 // Apply sets all ports or none.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,7 +42,7 @@ type plant struct {
 // newPlant builds one; change, which may be nil, alters the activities before they are used.
 func newPlant(t *testing.T, change func(*workflows.Activities)) *plant {
 	t.Helper()
-	top, err := topology.LoadFS(os.DirFS("../testdata"), "small", "more/plain.yaml")
+	top, err := topology.LoadFS(os.DirFS("../testdata"), "small", "more/plain.yaml", "more/capture.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,6 +202,45 @@ func TestProcedures(t *testing.T) {
 		t.Parallel()
 		testCancelled(t)
 	})
+	t.Run("cancelled while fencing", func(t *testing.T) {
+		t.Parallel()
+		testCancelledWhileFencing(t)
+	})
+}
+
+// A run that is cancelled behind a power fence that nobody waits for is closed only when that has ended: who
+// unfences the machine afterwards does not see it turned off by the run.
+func testCancelledWhileFencing(t *testing.T) {
+	pressing, booting, cancelled, seen := make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
+	p := newPlant(t, func(a *workflows.Activities) {
+		fencing := &slowPower{Devices: a.Devices, machine: "a1", begun: pressing, until: seen}
+		a.Devices = &slowPower{Devices: fencing, machine: "b1", begun: booting, until: cancelled}
+	})
+	defer p.dc.World.Watch(p.itsOwn)()
+	p.burn()
+	r, _, err := p.svc.Start(t.Context(), recovery.Request{Domain: "rack/rack-a", Trigger: "person", By: "ann"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-pressing
+	<-booting
+	if err := p.svc.Cancel(t.Context(), r.ID); err != nil {
+		t.Fatal(err)
+	}
+	p.await("boot/rack-a-1/1/workload/db", enums.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
+	close(cancelled)
+	p.await("boot/rack-a-1/1/workload/db", enums.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED)
+	for until := time.Now().Add(time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		if now, err := p.svc.Get(t.Context(), r.ID); err != nil || now.State.Ended() {
+			t.Errorf("the run is %s while a1 is being turned off, %v", now.State, err)
+			break
+		}
+	}
+	close(seen)
+	if r = p.finish(r, nil); r.State != state.RunCancelled {
+		t.Errorf("%s: %s", r.State, r.Reason)
+	}
+	p.keep("recovery-cancelled-while-fencing", workflows.RecoveryID(r.ID))
 }
 
 // A run that is cancelled while a machine is being powered on stops it only after that has ended:
@@ -210,14 +250,7 @@ func testCancelled(t *testing.T) {
 	p := newPlant(t, func(a *workflows.Activities) {
 		a.Devices = &slowPower{Devices: a.Devices, machine: "b1", begun: pressing, until: cancelled}
 	})
-	defer p.dc.World.Watch(func(e world.Event) {
-		// What the run has started is its own to stop.
-		if e.Kind == world.EventRun && e.Name == "b1" {
-			if err := p.dc.World.Attest("b1"); err != nil {
-				t.Error(err)
-			}
-		}
-	})()
+	defer p.dc.World.Watch(p.itsOwn)()
 	p.burn()
 	r, _, err := p.svc.Start(t.Context(), recovery.Request{Domain: "rack/rack-a", Trigger: "person", By: "ann"})
 	if err != nil {
@@ -240,11 +273,21 @@ func testCancelled(t *testing.T) {
 	p.keep("boot-cancelled", "boot/rack-a-1/1/workload/db")
 }
 
-// slowPower holds the power-on of one machine up, deaf to its context like a BMC that was told already.
+// itsOwn tells the checker of safety rules that the run may stop what it has started on b1.
+func (p *plant) itsOwn(e world.Event) {
+	if e.Kind == world.EventRun && e.Name == "b1" {
+		if err := p.dc.World.Attest("b1"); err != nil {
+			p.Error(err)
+		}
+	}
+}
+
+// slowPower holds the power-on of one machine up, or the power-off of one that is fenced, deaf to its context like a BMC that was told already.
 type slowPower struct {
 	workflows.Devices
 	machine      string
 	begun, until chan struct{}
+	once         sync.Once
 }
 
 func (s *slowPower) Machine(ctx context.Context, m topology.Machine) (workflows.MachineControl, error) {
@@ -258,6 +301,14 @@ func (s *slowPower) Machine(ctx context.Context, m topology.Machine) (workflows.
 type slowControl struct {
 	workflows.MachineControl
 	s *slowPower
+}
+
+func (c *slowControl) Off(ctx context.Context, readings int, gap time.Duration) ([]bmc.Reading, error) {
+	if strings.HasPrefix(c.s.machine, "a") { // one that is fenced
+		c.s.once.Do(func() { close(c.s.begun) })
+		<-c.s.until
+	}
+	return c.MachineControl.Off(ctx, readings, gap)
 }
 
 func (c *slowControl) On(ctx context.Context, boot bmc.BootOverride, resend time.Duration) error {

@@ -19,6 +19,7 @@ import (
 	"rerack.dev/rerack/hypervisor"
 	"rerack.dev/rerack/hypervisor/agent"
 	"rerack.dev/rerack/hypervisor/driver"
+	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/internal/pki"
 	"rerack.dev/rerack/pxe"
 	"rerack.dev/rerack/pxe/bootserver"
@@ -82,6 +83,14 @@ func initrd(t *testing.T) (kernel string, image []byte) {
 // authority signs for agents and for the one who may call them.
 type authority struct{ *pki.CA }
 
+// nobody signs for no one.
+type nobody struct{}
+
+// Join implements pxe.Joiner.
+func (nobody) Join(context.Context, pxe.Join) (chain, ca []byte, err error) {
+	return nil, nil, fault.New(fault.Unauthorized, "not this one")
+}
+
 // Join implements pxe.Joiner.
 func (a authority) Join(_ context.Context, j pxe.Join) (chain, ca []byte, err error) {
 	chain, err = a.SignAgent(j.CSR, j.Machine, j.Epoch)
@@ -98,7 +107,7 @@ type lab struct {
 	kernel, image pxe.Digest
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t *testing.T, joiner ...pxe.Joiner) *lab {
 	kernel, image := initrd(t)
 	l := &lab{Site: sitetest.New(t), t: t}
 	var err error
@@ -106,7 +115,7 @@ func newLab(t *testing.T) *lab {
 	must(t, err)
 	l.caller, err = l.ca.Client("rerack")
 	must(t, err)
-	l.boot = l.Serve(func(c *bootserver.Config) { c.Joiner = authority{l.ca} })
+	l.boot = l.Serve(func(c *bootserver.Config) { c.Joiner = append(joiner, authority{l.ca})[0] })
 	b, err := os.ReadFile(kernel)
 	must(t, err)
 	l.kernel, err = l.boot.Images.Import(t.Context(), "hypervisor.kernel", bytes.NewReader(b), "")
@@ -117,18 +126,23 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
-// host boots the hypervisor on machine i, whose port has these VLANs tagged, and connects to its agent as
-// the control plane does.
-func (l *lab) host(i int, epoch uint64, vlans ...int) (*sitetest.Running, *hypervisor.Host) {
-	t := l.t
-	t.Helper()
+// on turns machine i on to boot the hypervisor. Its port has these VLANs tagged.
+func (l *lab) on(i int, epoch uint64, vlans ...int) (pxe.Intent, *sitetest.Running) {
+	l.t.Helper()
 	in := l.boot.Intent(i, &pxe.Boot{Kernel: &pxe.Kernel{Kernel: l.kernel, Initrds: []pxe.Digest{l.image}, Params: []ipxe.Param{
 		{Key: "console", Value: "ttyS0"}, {Key: "quiet"}, {Key: "no_timer_check"}, {Key: "tsc", Value: "reliable"}}}})
 	in.Epoch = epoch
 	in.NICs[0].Gateway = l.Self
 	l.boot.Set(in)
+	return in, l.Start(i, machine.Boot{Device: machine.Network}, vswitch.Settings{Access: sitetest.VLAN, Tagged: vlans}, machine.Config{MemoryMiB: memory, CPUs: 2})
+}
+
+// host boots the hypervisor and connects to its agent as the control plane does.
+func (l *lab) host(i int, epoch uint64, vlans ...int) (*sitetest.Running, *hypervisor.Host) {
+	t := l.t
+	t.Helper()
 	begin := time.Now()
-	m := l.Start(i, machine.Boot{Device: machine.Network}, vswitch.Settings{Access: sitetest.VLAN, Tagged: vlans}, machine.Config{MemoryMiB: memory})
+	in, m := l.on(i, epoch, vlans...)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	_, err := l.boot.Ledger.Wait(ctx, in.Machine, pxe.KindHealthy)
@@ -289,5 +303,21 @@ func TestCardsOnTheirVLANs(t *testing.T) {
 		if len(others) > 0 {
 			t.Errorf("on VLAN %d there is %v too", vlan, others)
 		}
+	}
+}
+
+// TestAHostThatMayNotJoin says so and turns its machine off: one that nobody controls must not stay on.
+func TestAHostThatMayNotJoin(t *testing.T) {
+	l := newLab(t, nobody{})
+	in, m := l.on(2, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	failed, err := l.boot.Ledger.Wait(ctx, in.Machine, pxe.KindFailed)
+	must(t, err)
+	t.Log(failed.Detail)
+	select {
+	case <-m.Ended:
+	case <-ctx.Done():
+		t.Error("the machine stays on")
 	}
 }

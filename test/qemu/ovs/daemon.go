@@ -5,10 +5,10 @@ import (
 	"context"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"time"
 
+	"rerack.dev/rerack/internal/child"
 	"rerack.dev/rerack/internal/fault"
 )
 
@@ -31,34 +31,22 @@ func (s *Switch) spawn(in *namespace, name string, args ...string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := s.command(ctx, name, append(args, "--log-file="+s.path(name+".log"), "--no-chdir", "-vconsole:off")...)
 	cmd.WaitDelay = killed
-	diesWithUs(cmd)
+	var enter func() error
+	if in != nil {
+		enter = in.enter
+	}
+	ended, err := child.Start(cmd, enter)
+	if err != nil {
+		cancel()
+		return fault.Wrap(err, "start "+name, "switch "+s.cfg.Name)
+	}
 	d := &daemon{kill: cancel, gone: make(chan struct{})}
-	started := make(chan error, 1)
 	go func() {
 		defer close(d.gone)
-		// The process has the namespace of the thread that starts it, and dies with that thread: it stays
-		// this goroutine's, and ends with it when it has gone elsewhere.
-		runtime.LockOSThread()
-		if in == nil {
-			defer runtime.UnlockOSThread()
-		} else if err := in.enter(); err != nil {
-			started <- err
-			return
-		}
-		err := cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		if err := cmd.Wait(); ctx.Err() == nil {
+		if err := <-ended; ctx.Err() == nil {
 			s.cfg.Logger.Error("Open vSwitch ended by itself", "switch", s.cfg.Name, "daemon", name, "err", err)
 		}
 	}()
-	if err := <-started; err != nil {
-		cancel()
-		<-d.gone
-		return fault.Wrap(err, "start "+name, "switch "+s.cfg.Name)
-	}
 	s.daemons = append(s.daemons, d)
 	return nil
 }

@@ -3,9 +3,7 @@ package ovs
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"runtime"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -150,8 +148,3 @@ const maxWaiting = 4096
 // interrupt ends reads, until resume.
 func (t *tap) interrupt() { _ = t.SetReadDeadline(time.Unix(1, 0)) }
 func (t *tap) resume()    { _ = t.SetReadDeadline(time.Time{}) }
-
-// diesWithUs has the kernel kill the process when this one is gone, however it went.
-func diesWithUs(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-}

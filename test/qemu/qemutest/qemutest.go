@@ -63,6 +63,14 @@ func Loaders(t testing.TB) string {
 	return dir
 }
 
+// IPMISim says whether a machine's BMC can be OpenIPMI's ipmi_sim.
+func IPMISim(t testing.TB) {
+	t.Helper()
+	if _, err := exec.LookPath("ipmi_sim"); err != nil {
+		missing(t, err.Error())
+	}
+}
+
 // OpenVSwitch says whether real switches can run: they need the package openvswitch-switch and root.
 func OpenVSwitch(t testing.TB) {
 	t.Helper()
