@@ -18,15 +18,38 @@ const (
 	KindHealthy               // the booted system says that it works
 	KindFailed                // the machine says that it does not
 	KindReboot                // a machine whose token is used up asks to boot again
-	KindAlarm                 // somebody used a token in a way its owner would not: see Detail
+	KindAlarm                 // something that a person must know of: see Topic and Detail
+	KindNote                  // something that explains why a boot does not get on: see Topic and Detail
 )
 
-var kindNames = [...]string{"dhcp", "bootfile", "script", "kernel", "phone-home", "healthy", "failed", "reboot", "alarm"}
+var kindNames = [...]string{"dhcp", "bootfile", "script", "kernel", "phone-home", "healthy", "failed", "reboot", "alarm", "note"}
 
 func (k Kind) String() string { return kindNames[k] }
 
 // MarshalText writes the name.
 func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// Topic is what an alarm or a note is about. Of one topic the latest counts.
+type Topic uint8
+
+const (
+	TopicNone      Topic = iota
+	TopicImage           // alarm: a file of the image is missing or not what its digest says; it is never served
+	TopicImageRead       // alarm: a file of the image cannot be read now
+	TopicToken           // alarm: a boot token is used by somebody else, or again
+	TopicTwin            // alarm: two machines ask with one Ethernet address
+	TopicLink            // note: the machine asks from a network that its address is not in
+	TopicExpired         // note: the machine asks after the end of its boot token
+	TopicLoader          // note: there is no boot loader for what the firmware says it is
+	TopicSecret          // note: the boot script needs a secret that cannot be had
+	TopicScript          // note: the machine fetches its boot script again and again
+	TopicBrokenOff       // note: a file was asked for and not fetched to its end
+	topics
+)
+
+var topicNames = [topics]string{"", "image", "image-read", "token", "twin", "link", "expired", "loader", "secret", "script", "broken-off"}
+
+func (t Topic) String() string { return topicNames[t] }
 
 // Milestone is something a booting machine has reached.
 type Milestone struct {
@@ -38,6 +61,8 @@ type Milestone struct {
 	From    netip.Addr // source of the packet or request: the relay's for dhcp
 	Detail  string     // one line for people; printable, at most 1,024 bytes, never the token
 	Nonce   string     // phone-home, healthy, failed
+	Topic   Topic      // alarm, note
+	Count   uint32     // alarm, note: how often this boot server has seen it
 	// AgentURL is where a hypervisor agent answers, if the machine runs one.
 	AgentURL string
 }

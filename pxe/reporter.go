@@ -48,19 +48,46 @@ func NewReporter(sink Milestones, size int, log *slog.Logger) (*Reporter, error)
 	return r, nil
 }
 
-// Note reports that the machine of e reached k; only the first time within one run and epoch, except
-// for alarms.
+// Note reports that the machine of e reached k; only the first time within one run and epoch.
 func (r *Reporter) Note(e *Entry, k Kind, from netip.Addr, detail string) {
 	bit := uint32(1) << k
-	if k != KindAlarm && e.state.reported.Or(bit)&bit != 0 {
+	if e.state.reported.Or(bit)&bit != 0 {
+		return
+	}
+	if !r.queue(note{e.Milestone(k, from, detail), e}) {
+		e.state.reported.And(^bit)
+	}
+}
+
+// Alarm reports something about the machine of e that a person must know of, and Explain what tells why
+// its boot does not get on: both the first, second, fourth, eighth and so on time of one topic within one
+// run and epoch, so that a machine which asks every second writes little to the store.
+func (r *Reporter) Alarm(e *Entry, t Topic, from netip.Addr, detail string) {
+	r.tell(e, KindAlarm, t, from, detail)
+}
+
+// Explain is described with Alarm.
+func (r *Reporter) Explain(e *Entry, t Topic, from netip.Addr, detail string) {
+	r.tell(e, KindNote, t, from, detail)
+}
+
+func (r *Reporter) tell(e *Entry, k Kind, t Topic, from netip.Addr, detail string) {
+	n := e.state.told[t].Add(1)
+	if n&(n-1) != 0 || n == 1 && t == TopicScript { // once is as it should be
 		return
 	}
 	m := e.Milestone(k, from, detail)
+	m.Topic, m.Count = t, n
+	r.queue(note{m, e})
+}
+
+func (r *Reporter) queue(n note) bool {
 	select {
-	case r.lanes[maphash.String(r.seed, m.Machine)%lanes] <- note{m, e}:
+	case r.lanes[maphash.String(r.seed, n.m.Machine)%lanes] <- n:
+		return true
 	default:
 		r.dropped.Add(1)
-		e.state.reported.And(^bit)
+		return false
 	}
 }
 

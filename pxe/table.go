@@ -34,6 +34,10 @@ type Entry struct {
 type state struct {
 	reported atomic.Uint32          // bits of milestones already reported
 	nonce    atomic.Pointer[string] // of the phone-home that consumed the token
+	told     [topics]atomic.Uint32  // how often alarms and notes were called for, by topic
+
+	mu     sync.Mutex
+	places map[asker]Place // who asked first with each address
 }
 
 // NewTable makes an empty table. The key signs boot tokens; it has at least 32 bytes, and every boot

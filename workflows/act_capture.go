@@ -139,7 +139,10 @@ func (a *Activities) MaskCapture(ctx context.Context, in BootInput, s CaptureSco
 		to = []string{s.Machine}
 	}
 	w.grant(t, s.Volume, to, s.Epoch)
-	err = a.applyArray(dev, t, s.Array, san.MaskChange{Owner: in.Run, Masks: w.Arrays[s.Array]})
+	missing, err := a.applyArray(dev, t, s.Array, san.MaskChange{Owner: in.Run, Masks: w.Arrays[s.Array]})
+	if why := missing[s.Volume]; err == nil && give && why != "" {
+		err = fault.New(fault.NotFound, why)
+	}
 	if !give && fault.Is(err, fault.Stale) {
 		return nil
 	}

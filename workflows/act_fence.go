@@ -267,14 +267,17 @@ func (a *Activities) FenceFabric(ctx context.Context, in FenceInput) error {
 	})
 }
 
-// FenceArray unmasks the workloads' volumes on one array, in one batch, and ends their live sessions.
-func (a *Activities) FenceArray(ctx context.Context, in FenceInput) error {
+// FenceArray unmasks the workloads' volumes on one array, in one batch, and ends their live sessions. missing
+// are those that the array does not have, with what it says: that nobody can write to them is not known.
+func (a *Activities) FenceArray(ctx context.Context, in FenceInput) (missing map[string]string, err error) {
 	dev, done := atDevices(ctx)
 	defer done()
 	load := func() (wiring, error) { return a.unwired(ctx, in) }
-	return overtaking(ctx, load, func(w wiring) error {
-		return a.applyArray(dev, w.topology, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]})
+	err = overtaking(ctx, load, func(w wiring) (err error) {
+		missing, err = a.applyArray(dev, w.topology, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]})
+		return err
 	})
+	return missing, err
 }
 
 // unwired is what the devices are told: of the workloads that the run still has. A device refuses a whole
@@ -441,37 +444,4 @@ func machineFences(got map[policies.FenceKind]Fences, machine string) []policies
 		}
 	}
 	return out
-}
-
-func (a *Activities) applySwitch(ctx context.Context, t *topology.Topology, name string, c fabric.Change) error {
-	if len(c.Settings) == 0 {
-		return nil
-	}
-	d, err := a.Devices.Switch(ctx, t.Switches[name])
-	if err == nil {
-		_, err = d.Apply(ctx, c)
-	}
-	return fault.Wrap(err, "set ports", "switch "+name)
-}
-
-func (a *Activities) applyFabric(ctx context.Context, t *topology.Topology, name string, c san.ZoneChange) error {
-	if len(c.Zones) == 0 {
-		return nil
-	}
-	d, err := a.Devices.Fabric(ctx, t.Fabrics[name])
-	if err == nil {
-		_, err = d.Apply(ctx, c)
-	}
-	return fault.Wrap(err, "set zones", "fabric "+name)
-}
-
-func (a *Activities) applyArray(ctx context.Context, t *topology.Topology, name string, c san.MaskChange) error {
-	if len(c.Masks) == 0 {
-		return nil
-	}
-	d, err := a.Devices.Array(ctx, t.Arrays[name])
-	if err == nil {
-		_, err = d.Apply(ctx, c)
-	}
-	return fault.Wrap(err, "set masks", "array "+name)
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -53,6 +54,9 @@ type StoredPlan struct {
 	Epoch     uint64             `json:"epoch"`
 	At        time.Time          `json:"at"`
 	Placement policies.Placement `json:"placement"`
+	// PassedOver are machines outside the domain whose power cannot be read, with why: they may have been the
+	// better choice.
+	PassedOver map[string]string `json:"passedOver,omitempty"`
 }
 
 func planKey(run string, round int) string {
@@ -81,6 +85,7 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (Planned, error) {
 	if err != nil {
 		return Planned{}, toTemporal(err)
 	}
+	out.Summary += passedOver(stored.PassedOver)
 	for _, l := range stored.Placement.LeftOut {
 		if err := a.result(ctx, in.Run, l.Workload, func(r *state.Result) {
 			r.State, r.Constraint, r.Reason, r.Tried = "left-out", l.Constraint, l.Reason, in.Tried[l.Workload]
@@ -100,15 +105,37 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (Planned, error) {
 
 func (a *Activities) decide(ctx context.Context, in PlanInput) (StoredPlan, error) {
 	taken, looked := map[string]string{}, map[string]bool{}
+	r, err := a.run(ctx, in.Run)
+	if err != nil {
+		return StoredPlan{}, err
+	}
+	t, err := a.topology(ctx, r)
+	if err != nil {
+		return StoredPlan{}, err
+	}
+	pending, unbootable, hosts := a.bootable(ctx, t, r.Runbook, in.Pending)
 	for {
-		place, err := a.PlacementInput(ctx, in.Run, in.Pending, in.Scope)
+		place, err := a.PlacementInput(ctx, in.Run, pending, in.Scope)
 		if err != nil {
 			return StoredPlan{}, err
 		}
+		place.BootHosts = place.BootHosts && hosts == ""
 		for m, why := range taken {
 			place.Unusable[m] = why
 		}
 		s := StoredPlan{Run: in.Run, Round: in.Round, Epoch: in.Scope.Epoch, At: a.Now(), Placement: policies.Place(place)}
+		for i := range s.Placement.LeftOut {
+			if hosts != "" && in.Scope.BootHosts {
+				s.Placement.LeftOut[i].Reason += "; no machine can be made a host: " + hosts
+			}
+		}
+		s.Placement.LeftOut = append(s.Placement.LeftOut, unbootable...)
+		s.PassedOver = map[string]string{}
+		for m, why := range place.Unusable {
+			if strings.HasPrefix(why, bmcSilent) {
+				s.PassedOver[m] = why
+			}
+		}
 		lost, err := a.claim(ctx, s)
 		if err != nil {
 			return s, err
@@ -249,27 +276,6 @@ func (a *Activities) PlacementInput(ctx context.Context, run string, pending []s
 		in.Unusable[m] = "this run cuts it off"
 	}
 	return in, nil
-}
-
-// unusable says why a machine is no target, or nothing. Silence of its BMC is a reason: power that
-// cannot be read cannot be set.
-func unusable(rec state.Machine, run string, m topology.Machine, power bmc.Reading) string {
-	switch {
-	case m.Spec.Maintenance:
-		return "it is in maintenance"
-	case rec.Fence != nil:
-		return "it is fenced by " + rec.Fence.Run
-	case rec.Suspect != nil:
-		return "it is suspect: " + rec.Suspect.Reason
-	case rec.Claim != nil && rec.Claim.Run != run:
-		return "run " + rec.Claim.Run + " has claimed it"
-	case m.Spec.Existing(): // it answers for itself
-	case power.State == bmc.PowerUnknown || power.State == "":
-		return "its BMC does not answer"
-	case rec.Host != nil && power.State != bmc.PowerOn:
-		return "it is a host and not powered on"
-	}
-	return ""
 }
 
 // hostRoom is what the VMs placed on a Host leave free, by the workloads' declared sizes.

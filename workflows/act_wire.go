@@ -8,6 +8,7 @@ import (
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/store"
+	"rerack.dev/rerack/orchestrator/topology"
 	san "rerack.dev/rerack/sanzoning/driver"
 )
 
@@ -32,14 +33,25 @@ func (a *Activities) ApplyFabric(ctx context.Context, in DeviceStep) error {
 	})
 }
 
-// ApplyArray commits the round's masks of one array.
-func (a *Activities) ApplyArray(ctx context.Context, in DeviceStep) error {
+// ApplyArray commits the round's masks of one array. lost are the workloads with a volume that the array does
+// not have, with why: they would wait for it in vain.
+func (a *Activities) ApplyArray(ctx context.Context, in DeviceStep) (lost map[string]string, err error) {
 	dev, done := atDevices(ctx)
 	defer done()
 	load := func() (wiring, error) { return a.loadRound(ctx, in) }
-	return overtaking(ctx, load, func(w wiring) error {
-		return a.applyArray(dev, w.topology, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]})
+	err = overtaking(ctx, load, func(w wiring) error {
+		missing, err := a.applyArray(dev, w.topology, in.Device, san.MaskChange{Owner: in.Run, Masks: w.Arrays[in.Device]})
+		lost = map[string]string{}
+		for _, name := range w.topology.Names(topology.KindWorkload) {
+			for _, v := range w.topology.Workloads[name].Spec.Volumes {
+				if why := missing[v.Volume]; why != "" {
+					lost[name] = why
+				}
+			}
+		}
+		return err
 	})
+	return lost, err
 }
 
 // RetireInput names what failed in a round.
@@ -90,6 +102,14 @@ func (a *Activities) Retire(ctx context.Context, in RetireInput) (cut []string, 
 	}
 	for _, w := range sortedKeys(in.Lost.Workloads) {
 		if err := a.withdraw(ctx, in, w, now); err != nil {
+			return nil, toTemporal(err)
+		}
+		// One whose place was lost before it was started has no other word on that.
+		if err := a.result(ctx, in.Run, w, func(r *state.Result) {
+			if r.State == "planned" {
+				r.State, r.Reason = "failed", in.Lost.Workloads[w]
+			}
+		}); err != nil {
 			return nil, toTemporal(err)
 		}
 	}

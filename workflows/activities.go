@@ -26,8 +26,10 @@ type Activities struct {
 	Devices   Devices
 	Observer  Observer
 	Probe     Prober
-	Now       func() time.Time
-	Log       *slog.Logger
+	// CheckImage reads a file of an image, by its digest, and compares its content. Nil checks nothing.
+	CheckImage func(ctx context.Context, digest string) error
+	Now        func() time.Time
+	Log        *slog.Logger
 }
 
 // Revisions are the applied topologies. None of them ever changes.
@@ -73,6 +75,7 @@ type (
 	}
 	Array interface {
 		Masks(ctx context.Context) ([]san.Mask, error)
+		Sessions(ctx context.Context) ([]san.Session, error)
 		Apply(ctx context.Context, c san.MaskChange) (san.MaskResult, error)
 	}
 )

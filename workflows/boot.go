@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,12 +17,15 @@ const SignalMilestone = "milestone"
 
 // Milestone is one step that a booting machine or VM was seen to reach.
 type Milestone struct {
-	Kind     string    `json:"kind"` // dhcp, bootfile, script, kernel, phone-home, healthy, failed; released
+	Kind     string    `json:"kind"` // dhcp, bootfile, script, kernel, phone-home, healthy, failed; refused, released
 	At       time.Time `json:"at"`
 	Epoch    uint64    `json:"epoch"`
 	AgentURL string    `json:"agentURL,omitempty"`
 	Detail   string    `json:"detail,omitempty"`
 }
+
+// MilestoneRefused says that the boot servers will never serve what the target is to boot.
+const MilestoneRefused = "refused"
 
 // milestoneReleased is the one that does not come from a machine: what a held target waits for is healthy.
 const milestoneReleased = "released"
@@ -71,15 +75,22 @@ func BootTarget(ctx workflow.Context, in BootInput) error {
 }
 
 func boot(ctx workflow.Context, in BootInput, heard *milestones) (err error) {
+	started := false
 	defer func() {
 		if err == nil {
 			return
 		}
-		// The cause is returned unchanged; a stop that fails too is seen by the fence that follows.
 		undo, _ := workflow.NewDisconnectedContext(ctx)
+		if started && !temporal.IsCanceledError(err) && !overtook(err) && !isBlameless(err) {
+			err = diagnose(ctx, undo, in, err)
+		}
+		// The cause is returned; a stop that fails too is seen by the fence that follows.
 		stop := workflow.ExecuteActivity(device(undo, in.Limits.act()), (*Activities).StopTarget, in, reason(err)).Get(undo, nil)
 		if stop == nil {
 			return
+		}
+		if isBlameless(err) {
+			err = failure(fault.Unverified, "%s; and it was not seen to stop: %s", reason(err), reason(stop))
 		}
 		workflow.GetLogger(ctx).Warn("stopping a target that did not boot failed", "target", in.Name, "error", stop)
 		if in.Held && temporal.IsCanceledError(err) || overtook(err) {
@@ -99,6 +110,7 @@ func boot(ctx workflow.Context, in BootInput, heard *milestones) (err error) {
 			return err
 		}
 	}
+	started = true
 	if in.Held {
 		if err := heard.release(ctx); err != nil {
 			return err
@@ -120,6 +132,38 @@ func boot(ctx workflow.Context, in BootInput, heard *milestones) (err error) {
 // failure is an error of workflow code itself: final, because the time for retries is over.
 func failure(k fault.Kind, format string, args ...any) error {
 	return temporal.NewNonRetryableApplicationError(fmt.Sprintf(format, args...), k.String(), nil)
+}
+
+// diagnose finds out more about a target that did not come up, while it is still on. The kind of the error
+// stays.
+func diagnose(ctx, undo workflow.Context, in BootInput, err error) error {
+	if workflow.GetVersion(ctx, "diagnose", workflow.DefaultVersion, 1) < 1 {
+		return err
+	}
+	var why string
+	if workflow.ExecuteActivity(quick(undo), (*Activities).Diagnose, in, reason(err)).Get(undo, &why) != nil {
+		return err
+	}
+	kind := fault.Timeout
+	var app *temporal.ApplicationError
+	if errors.As(err, &app) {
+		kind = fault.ParseKind(app.Type())
+	}
+	return failure(kind, "%s", why)
+}
+
+// notItsFault marks the error of a target whose machine is as good as before: another one would have failed
+// like it.
+const notItsFault = "not its fault"
+
+func blameless(why string) error {
+	return temporal.NewNonRetryableApplicationError(why, fault.Unverified.String(), nil, notItsFault)
+}
+
+func isBlameless(err error) bool {
+	var app *temporal.ApplicationError
+	var mark string
+	return errors.As(err, &app) && app.HasDetails() && app.Details(&mark) == nil && mark == notItsFault
 }
 
 func bootID(s Step, name string, host bool) string {

@@ -168,8 +168,8 @@ func (b *boots) end(a PlannedTarget, err error) {
 		return // its machine is off again and as good as before
 	}
 	b.lost.Workloads[a.Workload] = reason(err)
-	if overtook(err) {
-		return // by a newer run; its machine was stopped and is as good as before
+	if overtook(err) || isBlameless(err) {
+		return // by a newer run, or for its image; its machine was stopped and is as good as before
 	}
 	if !a.VM || silent(err) {
 		b.lost.Machines[a.Machine] = reason(err)

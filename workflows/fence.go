@@ -207,11 +207,15 @@ func fenceStorage(ctx workflow.Context, in FenceInput, limit time.Duration) (Fen
 	}
 	failed := map[string]string{}
 	for _, c := range calls {
-		if err := c.future.Get(ctx, nil); err != nil {
+		var missing map[string]string // volumes; of an array
+		if err := c.future.Get(ctx, &missing); err != nil {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
 			failed[c.device] = reason(err)
+		}
+		for _, v := range sortedKeys(missing) {
+			failed["volume "+v] = missing[v]
 		}
 	}
 	out := Fences{}
@@ -227,6 +231,9 @@ func storageFence(volumes []VolumePath, failed map[string]string) policies.Fence
 	f := policies.Fence{Kind: policies.FenceStorage, Confirmed: true}
 	for _, v := range volumes {
 		why, bad := failed["array "+v.Array]
+		if !bad {
+			why, bad = failed["volume "+v.Volume]
+		}
 		if !bad {
 			f.Detail = join(f.Detail, v.Volume+" unmasked on "+v.Array)
 			continue

@@ -82,6 +82,8 @@ func (h *milestones) await(ctx workflow.Context, limit time.Duration, want ...st
 			switch {
 			case slices.Contains(want, m.Kind):
 				return m, nil
+			case m.Kind == MilestoneRefused:
+				return m, blameless(m.Detail)
 			case m.Kind == "failed":
 				return m, failure(fault.Unverified, "%s reported a failure: %s", h.in.Where.Machine, m.Detail)
 			}

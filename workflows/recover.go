@@ -303,7 +303,9 @@ func (r *recovery) retire(ctx workflow.Context, round int, plan Planned, lost lo
 		if why == "" {
 			why = lost.Machines[where.Machine]
 		}
-		r.tried[w] = append(r.tried[w], where.Machine+": "+why)
+		if try := where.Machine + ": " + why; !slices.Contains(r.tried[w], try) {
+			r.tried[w] = append(r.tried[w], try)
+		}
 	}
 	r.pending = left
 	if len(left) == 0 || len(lost.Machines)+len(lost.Workloads) == 0 {

@@ -47,9 +47,16 @@ func rewire(ctx workflow.Context, s Step, limit time.Duration, lost losses) (dev
 	start(d.Fabrics, "fabric/", (*Activities).ApplyFabric, lost.Workloads)
 	start(d.Arrays, "array/", (*Activities).ApplyArray, lost.Workloads)
 	for _, c := range calls {
-		if err := c.future.Get(ctx, nil); err != nil {
+		var without map[string]string // workloads; of an array
+		if err := c.future.Get(ctx, &without); err != nil {
 			for _, name := range d.Behind[c.key] {
 				c.out[name] = c.key + ": " + reason(err)
+			}
+			continue
+		}
+		for _, name := range d.Behind[c.key] {
+			if why := without[name]; why != "" {
+				c.out[name] = why
 			}
 		}
 	}

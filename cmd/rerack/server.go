@@ -167,10 +167,6 @@ func serve(ctx context.Context, cfg serverConfig, log *slog.Logger) error {
 	if err := revisions.Refresh(ctx); err != nil {
 		return err
 	}
-	mon := monitor.New(monitor.Config{Devices: gw, Topology: revisions.Topology, Now: time.Now, Logger: log})
-	acts := &workflows.Activities{Store: st, Topology: revisions.Topology, Revisions: revisions, Devices: gw, Observer: mon,
-		Probe: probe.Prober{}, Now: time.Now, Log: log}
-	rec := &recovery.Service{Store: st, Topology: revisions.Topology, Engine: wf, Judge: mon.Judge, PowerOf: mon.PowerOf, Now: time.Now, Log: log}
 	keys, err := images.ReadKeys(cfg.imageKeys)
 	if err != nil {
 		return err
@@ -180,6 +176,10 @@ func serve(ctx context.Context, cfg serverConfig, log *slog.Logger) error {
 		return err
 	}
 	defer func() { _ = files.Close() }()
+	mon := monitor.New(monitor.Config{Devices: gw, Topology: revisions.Topology, Now: time.Now, Logger: log})
+	acts := &workflows.Activities{Store: st, CheckImage: checkImage(files), Topology: revisions.Topology, Revisions: revisions, Devices: gw, Observer: mon,
+		Probe: probe.Prober{}, Now: time.Now, Log: log}
+	rec := &recovery.Service{Store: st, Topology: revisions.Topology, Engine: wf, Judge: mon.Judge, PowerOf: mon.PowerOf, Now: time.Now, Log: log}
 	plane, boot, err := openBootPlane(ctx, cfg, socks, st, wf, ca, files, secrets.Open(cfg.secretsFile), log)
 	if err != nil {
 		return err
@@ -201,6 +201,26 @@ func serve(ctx context.Context, cfg serverConfig, log *slog.Logger) error {
 		return nil
 	}
 	return err
+}
+
+// checkImage opens a file of the store, which reads and compares it unless that was done a short while ago.
+func checkImage(files *images.Store) func(context.Context, string) error {
+	return func(ctx context.Context, digest string) error {
+		read := make(chan error, 1)
+		go func() { // it goes on when nobody waits any more: the next one who asks finds it done
+			f, err := files.Open(pxe.Digest(digest))
+			if err == nil {
+				err = f.Close()
+			}
+			read <- err
+		}()
+		select {
+		case err := <-read:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // resume repeats until every accepted run is with the engine: right after its start it may not be ready.

@@ -184,12 +184,31 @@ func printResults(w io.Writer, v api.RunView) {
 		}
 	}
 	sort.Strings(tried)
-	if len(tried) > 0 {
-		fmt.Fprintln(w, "\nTried without success:")
-		for _, t := range tried {
-			fmt.Fprintln(w, "  "+t)
+	printList(w, "Tried without success:", tried)
+	printList(w, "Alarms:", alarms(v.Results))
+}
+
+func printList(w io.Writer, title string, lines []string) {
+	if len(lines) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\n"+title)
+	for _, l := range lines {
+		fmt.Fprintln(w, "  "+l)
+	}
+}
+
+// alarms are what somebody must look at, whatever became of the run.
+func alarms(results []state.Result) (out []string) {
+	for _, r := range results {
+		for _, n := range r.Notes {
+			if n.Alarm {
+				out = append(out, fmt.Sprintf("%s %s on %s: %s", n.First.Local().Format(time.TimeOnly), r.Name, n.Target, n.Text))
+			}
 		}
 	}
+	sort.Strings(out)
+	return out
 }
 
 // began names the milestone that the boot of the workload itself began with.

@@ -129,9 +129,8 @@ func (p *Plane) Reached(ctx context.Context, m pxe.Milestone) error {
 			Evidence: "its boot is over"}
 	}
 	switch m.Kind {
-	case pxe.KindAlarm:
-		p.Log.Warn("boot token misused", "machine", m.Machine, "run", m.Run, "from", m.From, "detail", m.Detail)
-		return nil
+	case pxe.KindAlarm, pxe.KindNote:
+		return p.note(ctx, rec, m)
 	case pxe.KindReboot:
 		return p.reboot(ctx, rec, rev)
 	case pxe.KindPhoneHome:
@@ -144,12 +143,8 @@ func (p *Plane) Reached(ctx context.Context, m pxe.Milestone) error {
 		}
 	case pxe.KindDHCP, pxe.KindBootFile, pxe.KindScript, pxe.KindKernel:
 	}
-	name := rec.Workload
-	if name == "" {
-		name = "host-" + rec.Machine // or the one whose disk is copied
-	}
 	if m.Kind != pxe.KindHealthy { // the workflow writes that itself, after it has checked
-		if _, err := state.Update(ctx, p.Store, state.ResultsAt+rec.Run+"/"+name, func(r *state.Result) error {
+		if _, err := state.Update(ctx, p.Store, resultKey(rec), func(r *state.Result) error {
 			if r.Times == nil {
 				r.Times = map[string]time.Time{}
 			}
@@ -163,6 +158,31 @@ func (p *Plane) Reached(ctx context.Context, m pxe.Milestone) error {
 	}
 	return p.Signals.Reached(ctx, rec.Workflow, workflows.Milestone{Kind: m.Kind.String(), At: m.At, Epoch: m.Epoch,
 		AgentURL: m.AgentURL, Detail: m.Detail})
+}
+
+// resultKey is where the run keeps what becomes of the target of a boot.
+func resultKey(rec state.Boot) string {
+	if rec.Workload == "" { // a Host, or a machine whose disk is copied
+		return state.ResultsAt + rec.Run + "/host-" + rec.Machine
+	}
+	return state.ResultsAt + rec.Run + "/" + rec.Workload
+}
+
+// note writes into the run's report what a boot server saw. An image that will never be served ends the boot:
+// waiting for its deadline would change nothing.
+func (p *Plane) note(ctx context.Context, rec state.Boot, m pxe.Milestone) error {
+	alarm := m.Kind == pxe.KindAlarm
+	if alarm {
+		p.Log.Warn("alarm of a boot server", "machine", m.Machine, "run", m.Run, "topic", m.Topic.String(), "from", m.From, "detail", m.Detail)
+	}
+	n := state.Note{Topic: m.Topic.String(), Alarm: alarm, Text: m.Detail, Target: m.Machine, Count: m.Count, Last: m.At}
+	if _, err := state.Update(ctx, p.Store, resultKey(rec), func(r *state.Result) error {
+		r.Note(n)
+		return nil
+	}); err != nil || m.Topic != pxe.TopicImage {
+		return err
+	}
+	return p.Signals.Reached(ctx, rec.Workflow, workflows.Milestone{Kind: workflows.MilestoneRefused, At: m.At, Epoch: m.Epoch, Detail: m.Detail})
 }
 
 func (p *Plane) phoneHome(ctx context.Context, m pxe.Milestone) error {

@@ -252,3 +252,34 @@ var here = policies.Where{Machine: "m1"}
 func lease(b state.Boot) state.Lease {
 	return state.Lease{Workload: b.Workload, Epoch: b.Epoch, Run: b.Run, Holder: policies.Where{Machine: b.Machine, VM: b.VM}, Healthy: true}
 }
+
+// What a boot server sees is in the run's report; an image that it refuses ends the boot.
+func TestNotes(t *testing.T) {
+	s := openStore(t)
+	w := newPlane(t, s)
+	rec := record(1, 2)
+	put(t, s, state.BootsAt+rec.Name, rec)
+	m := pxe.Milestone{Machine: "m1", Run: bootplane.BootOf(rec), Epoch: 2, Kind: pxe.KindNote, Topic: pxe.TopicLink, Count: 1, At: w.clock.Now(), Detail: "first"}
+	must(t, w.Reached(t.Context(), m))
+	w.clock.advance(time.Second)
+	m.Count, m.Detail, m.At = 8, "last", w.clock.Now()
+	must(t, w.Reached(t.Context(), m))
+	if told := w.wf.kinds(rec.Workflow); len(told) != 0 {
+		t.Errorf("a note is no milestone: %v", told)
+	}
+	m.Kind, m.Topic, m.Detail = pxe.KindAlarm, pxe.TopicImage, "content is another"
+	must(t, w.Reached(t.Context(), m))
+	if told := w.wf.kinds(rec.Workflow); len(told) != 1 || told[0] != workflows.MilestoneRefused {
+		t.Errorf("the workflow was told %v", told)
+	}
+	res, _, err := state.Load[state.Result](t.Context(), s, state.ResultsAt+"rack-a-1/w1")
+	must(t, err)
+	if len(res.Notes) != 2 || res.Notes[0].Text != "last" || res.Notes[0].Count != 8 || res.Notes[0].Alarm ||
+		!res.Notes[0].Last.After(res.Notes[0].First) || !res.Notes[1].Alarm || res.Notes[1].Target != "m1" {
+		t.Errorf("%+v", res.Notes)
+	}
+	m.Epoch = 1
+	if err := w.Reached(t.Context(), m); !fault.Is(err, fault.Stale) {
+		t.Errorf("of a boot that is over: %v", err)
+	}
+}

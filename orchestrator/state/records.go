@@ -370,4 +370,34 @@ type Result struct {
 	Round      int                  `json:"round,omitempty"`
 	Times      map[string]time.Time `json:"times,omitempty"` // fenced, power-on, dhcp, kernel, phone-home, healthy
 	Tried      []string             `json:"tried,omitempty"` // machines that failed, with why
+	Notes      []Note               `json:"notes,omitempty"` // what the boot servers saw of its boots, one of each topic
 }
+
+// Note is something that a boot server saw of a boot and that is no milestone.
+type Note struct {
+	Topic  string    `json:"topic"` // of package pxe
+	Alarm  bool      `json:"alarm,omitempty" doc:"Somebody must look at it, even when all came back"`
+	Text   string    `json:"text"`
+	Target string    `json:"target"` // machine, or vm-<workload>
+	Count  uint32    `json:"count"`  // at least so often
+	First  time.Time `json:"first"`
+	Last   time.Time `json:"last"`
+}
+
+// Note adds what was seen, in place of the last of its topic about the same target.
+func (r *Result) Note(n Note) {
+	n.First = n.Last
+	for i, have := range r.Notes {
+		if have.Topic == n.Topic && have.Target == n.Target {
+			n.First, n.Count = have.First, max(n.Count, have.Count)
+			r.Notes[i] = n
+			return
+		}
+	}
+	if len(r.Notes) < maxNotes {
+		r.Notes = append(r.Notes, n)
+	}
+}
+
+// maxNotes bounds a result's record: there are few topics and few targets.
+const maxNotes = 64

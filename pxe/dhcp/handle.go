@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -32,6 +33,9 @@ func (s *Server) handle(p *Packet, src netip.AddrPort, l *link, out []byte) ([]b
 	}
 	req := pxe.Request{MAC: p.MAC, Class: p.Class(), Arch: p.Arch(), Link: on, Subnets: l.Subnets}
 	d := s.cfg.Decider.Decide(req)
+	if s.explain(p, req, d, src) {
+		return nil, none
+	}
 	if d.Reason == pxe.ReasonConsumed && s.cfg.Reporter != nil && p.Type() == Discover {
 		s.cfg.Reporter.Note(d.Entry, pxe.KindReboot, src.Addr(), describe(p, req))
 	}
@@ -55,6 +59,42 @@ func (s *Server) handle(p *Packet, src netip.AddrPort, l *link, out []byte) ([]b
 		}
 	}
 	return s.write(p, d, req.Class, kind, l, out), destination(p, src, kind)
+}
+
+// explain reports what keeps a machine that a plan is booting from it. It is true when the message is from
+// another machine with the same Ethernet address, which gets no answer.
+func (s *Server) explain(p *Packet, req pxe.Request, d pxe.Decision, src netip.AddrPort) (twin bool) {
+	if d.Entry == nil || d.Entry.Intent.Boot == nil || s.cfg.Reporter == nil {
+		return false
+	}
+	tell := func(t pxe.Topic, why string) { s.cfg.Reporter.Explain(d.Entry, t, src.Addr(), why) }
+	switch d.Reason {
+	case pxe.ReasonOffLink:
+		tell(pxe.TopicLink, fmt.Sprintf("%s came from network %s, where its address %s is not", describe(p, req), from(req), d.NIC.Address))
+		return false // and gets no answer from here anyway
+	case pxe.ReasonExpired:
+		tell(pxe.TopicExpired, describe(p, req)+" came after the end of its boot token")
+	case pxe.ReasonNoLoader:
+		tell(pxe.TopicLoader, fmt.Sprintf("%s is of architecture %d (DHCP option 93), and there is no boot loader for it", describe(p, req), req.Arch))
+	case pxe.ReasonUnknown, pxe.ReasonLocal, pxe.ReasonConsumed, pxe.ReasonOS, pxe.ReasonBoot:
+	}
+	place := pxe.Place{UUID: p.UUID()}
+	if v, ok := p.Relay(RelayCircuitID); ok {
+		place.Port = printable(v)
+	}
+	first, twin := d.Entry.Twin(req.MAC, req.Class, place)
+	if twin {
+		s.cfg.Reporter.Alarm(d.Entry, pxe.TopicTwin, src.Addr(), fmt.Sprintf("two machines have the Ethernet address %s: %s asked first and is served, %s is not", req.MAC, first, place))
+	}
+	return twin
+}
+
+// from says which link a request came from.
+func from(r pxe.Request) string {
+	if r.Link.IsValid() {
+		return "of " + r.Link.String()
+	}
+	return fmt.Sprint(r.Subnets)
 }
 
 // admit checks that a message came over a link we serve. For a relayed one it returns an address on

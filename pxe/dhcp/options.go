@@ -92,6 +92,14 @@ func (p *Packet) Arch() pxe.Arch {
 	return pxe.Arch(n)
 }
 
+// UUID returns the machine's own identifier of option 97, type 0 (RFC 4578 section 2.3); zero without one.
+func (p *Packet) UUID() (u [16]byte) {
+	if v := p.Option(OptUUID); len(v) == 1+len(u) && v[0] == 0 {
+		copy(u[:], v[1:])
+	}
+	return u
+}
+
 // asks reports whether the client's parameter list names an option.
 func (p *Packet) asks(code byte) bool { return bytes.IndexByte(p.Option(OptParams), code) >= 0 }
 

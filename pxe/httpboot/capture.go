@@ -93,7 +93,7 @@ func (h *Handler) captured(w http.ResponseWriter, r *http.Request, e *pxe.Entry,
 		http.Error(w, "phone home first", http.StatusConflict)
 		return
 	case used != nonce:
-		h.alarm(e, source(r), "capture with another nonce: the token was replayed or stolen")
+		h.misused(e, source(r), "capture with another nonce: the token was replayed or stolen")
 		http.Error(w, "boot token is used up", http.StatusGone)
 		return
 	}

@@ -114,7 +114,7 @@ func (h *Handler) owned(next served) http.HandlerFunc {
 		}
 		from := source(r)
 		if h.cfg.CheckSource && !owns(e, from) {
-			h.alarm(e, from, "token used from an address that is not the machine's")
+			h.misused(e, from, "token used from an address that is not the machine's")
 			http.Error(w, "not this machine's token", http.StatusForbidden)
 			return
 		}
@@ -131,7 +131,7 @@ func (h *Handler) booting(next served) http.HandlerFunc {
 	return h.owned(func(w http.ResponseWriter, r *http.Request, e *pxe.Entry) {
 		if e.Nonce() != "" {
 			what := r.Pattern[strings.LastIndex(r.Pattern, "}/")+2:] // never the token
-			h.alarm(e, source(r), "used token asks for "+what)
+			h.misused(e, source(r), "used token asks for "+what)
 			http.Error(w, "boot token is used up", http.StatusGone)
 			return
 		}
@@ -158,6 +158,7 @@ func (h *Handler) script(w http.ResponseWriter, r *http.Request, e *pxe.Entry) {
 	}
 	if err != nil {
 		h.cfg.Logger.Error("no boot script", "machine", e.Intent.Machine, "run", e.Intent.Run, "err", err)
+		h.cfg.Reporter.Explain(e, pxe.TopicSecret, source(r), "it was given no boot script: "+err.Error())
 		http.Error(w, "no boot script", http.StatusInternalServerError)
 		return
 	}
@@ -165,6 +166,9 @@ func (h *Handler) script(w http.ResponseWriter, r *http.Request, e *pxe.Entry) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	if _, err := w.Write(b); err == nil && r.Method == http.MethodGet {
 		h.cfg.Reporter.Note(e, pxe.KindScript, source(r), "")
+		if !e.Intent.Held { // one that is held asks for as long as that lasts
+			h.cfg.Reporter.Explain(e, pxe.TopicScript, source(r), "it fetched its boot script")
+		}
 	}
 }
 
@@ -206,9 +210,9 @@ func Script(d *pxe.Decider, e *pxe.Entry, login ipxe.Login) ([]byte, error) {
 	}
 }
 
-func (h *Handler) alarm(e *pxe.Entry, from netip.Addr, what string) {
+func (h *Handler) misused(e *pxe.Entry, from netip.Addr, what string) {
 	h.cfg.Logger.Warn("boot token misused", "machine", e.Intent.Machine, "run", e.Intent.Run, "from", from.String(), "what", what)
-	h.cfg.Reporter.Note(e, pxe.KindAlarm, from, what)
+	h.cfg.Reporter.Alarm(e, pxe.TopicToken, from, what+" (from "+from.String()+")")
 }
 
 func owns(e *pxe.Entry, from netip.Addr) bool {
@@ -237,7 +241,7 @@ const (
 func (h *Handler) kernel(w http.ResponseWriter, r *http.Request, e *pxe.Entry) {
 	if k := e.Intent.Boot.Kernel; k == nil {
 		http.NotFound(w, r)
-	} else if h.file(w, r, e, k.Kernel, "application/octet-stream") {
+	} else if h.file(w, r, e, "kernel", k.Kernel, "application/octet-stream") {
 		h.cfg.Reporter.Note(e, pxe.KindKernel, source(r), string(k.Kernel))
 	}
 }
@@ -249,14 +253,14 @@ func (h *Handler) initrd(w http.ResponseWriter, r *http.Request, e *pxe.Entry) {
 		http.NotFound(w, r)
 		return
 	}
-	h.file(w, r, e, k.Initrds[n], "application/octet-stream")
+	h.file(w, r, e, fmt.Sprintf("initial RAM disk %d", n), k.Initrds[n], "application/octet-stream")
 }
 
 func (h *Handler) loader(w http.ResponseWriter, r *http.Request, e *pxe.Entry) {
 	d, ok := h.cfg.Loaders[r.PathValue("name")]
 	if !ok {
 		http.NotFound(w, r)
-	} else if h.file(w, r, e, d, "application/efi") {
+	} else if h.file(w, r, e, "boot loader", d, "application/efi") {
 		h.cfg.Reporter.Note(e, pxe.KindBootFile, source(r), r.PathValue("name"))
 	}
 }
@@ -271,17 +275,21 @@ func (h *Handler) image(w http.ResponseWriter, r *http.Request, e *pxe.Entry) {
 	if i.Form == pxe.FormEFI {
 		media = "application/efi"
 	}
-	if h.file(w, r, e, i.File, media) {
+	if h.file(w, r, e, "image", i.File, media) {
 		h.cfg.Reporter.Note(e, pxe.KindKernel, source(r), string(i.File))
 	}
 }
 
 // file serves a checked image, with ranges; it reports whether the client got its end.
-func (h *Handler) file(w http.ResponseWriter, r *http.Request, e *pxe.Entry, d pxe.Digest, media string) (ended bool) {
+func (h *Handler) file(w http.ResponseWriter, r *http.Request, e *pxe.Entry, what string, d pxe.Digest, media string) (ended bool) {
 	f, err := h.cfg.Images.Open(d)
 	if err != nil {
 		h.cfg.Logger.Error("image not served", "machine", e.Intent.Machine, "run", e.Intent.Run, "err", err)
-		h.cfg.Reporter.Note(e, pxe.KindAlarm, source(r), fmt.Sprintf("image not served (%v): %s", fault.KindOf(err), d))
+		topic := pxe.TopicImageRead
+		if k := fault.KindOf(err); k == fault.Unverified || k == fault.NotFound {
+			topic = pxe.TopicImage
+		}
+		h.cfg.Reporter.Alarm(e, topic, source(r), fmt.Sprintf("the %s is not served (%v): %v", what, fault.KindOf(err), err))
 		http.Error(w, "image cannot be served", http.StatusServiceUnavailable)
 		return false
 	}
@@ -293,5 +301,9 @@ func (h *Handler) file(w http.ResponseWriter, r *http.Request, e *pxe.Entry, d p
 	http.ServeContent(c, r, "", f.ModTime(), f.File)
 	last := fmt.Sprintf("-%d/%d", f.Size()-1, f.Size())
 	whole := c.status == http.StatusOK || strings.HasSuffix(w.Header().Get("Content-Range"), last)
-	return whole && r.Method == http.MethodGet && strconv.FormatInt(c.n, 10) == w.Header().Get("Content-Length")
+	sent := strconv.FormatInt(c.n, 10) == w.Header().Get("Content-Length")
+	if r.Method == http.MethodGet && !sent && (c.status == http.StatusOK || c.status == http.StatusPartialContent) {
+		h.cfg.Reporter.Explain(e, pxe.TopicBrokenOff, source(r), fmt.Sprintf("it broke off when it had %d of the %s bytes of its %s", c.n, w.Header().Get("Content-Length"), what))
+	}
+	return whole && r.Method == http.MethodGet && sent
 }

@@ -174,7 +174,7 @@ func (h *Handler) refused(w http.ResponseWriter, r *http.Request, e *pxe.Entry, 
 }
 
 func (h *Handler) replayed(w http.ResponseWriter, r *http.Request, e *pxe.Entry, kind pxe.Kind) {
-	h.alarm(e, source(r), kind.String()+" with another nonce: the token was replayed or stolen")
+	h.misused(e, source(r), kind.String()+" with another nonce: the token was replayed or stolen")
 	http.Error(w, "boot token is used up", http.StatusGone)
 }
 
@@ -222,7 +222,7 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, e *pxe.Entry) {
 		http.Error(w, "phone home first", http.StatusConflict)
 		return
 	case used != req.Nonce:
-		h.alarm(e, source(r), "join with another nonce: the token was replayed or stolen")
+		h.misused(e, source(r), "join with another nonce: the token was replayed or stolen")
 		http.Error(w, "boot token is used up", http.StatusGone)
 		return
 	}

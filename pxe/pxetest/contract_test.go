@@ -345,3 +345,69 @@ func TestLedgerIsASink(t *testing.T) {
 	l := pxetest.NewLedger()
 	pxetest.TestMilestones(t, func(*testing.T) pxe.Milestones { return l })
 }
+
+// Another machine with the same Ethernet address gets nothing of a boot that the first one was given, and
+// somebody is told.
+func TestTwin(t *testing.T) {
+	s := pxetest.Start(t, nil, nil)
+	s.Set(s.Intent(1, s.KernelBoot()))
+	first, twin := s.Client(1, pxe.ArchBIOS), s.Client(1, pxe.ArchBIOS)
+	first.UUID, twin.UUID = [16]byte{1}, [16]byte{2}
+	twin.DHCPTimeout, twin.DHCPTries, twin.CircuitID = 20*time.Millisecond, 2, "tor-z/p9"
+	if out := boot(t, first); out.End != bootclient.EndKernel {
+		t.Fatalf("the first: %+v", out)
+	}
+	if out := boot(t, twin); out.End != bootclient.EndLocal || out.Address.IsValid() {
+		t.Fatalf("the twin: %+v", out)
+	}
+	m, err := s.Ledger.Wait(within(t), "m1", pxe.KindAlarm)
+	if err != nil || m.Topic != pxe.TopicTwin || !strings.Contains(m.Detail, "port tor-z/p9") {
+		t.Errorf("alarm %+v, %v", m, err)
+	}
+	if out := boot(t, first); out.End != bootclient.EndKernel { // again, and served again
+		t.Errorf("the first once more: %+v", out)
+	}
+}
+
+// A machine that is to boot and asks from the wrong network is not silently passed over.
+func TestOffLinkIsNoted(t *testing.T) {
+	s := pxetest.Start(t, nil, nil)
+	s.Set(s.Intent(1, s.KernelBoot()))
+	c := s.Client(1, pxe.ArchBIOS)
+	c.LinkSelection, c.CircuitID = netip.MustParseAddr("10.250.0.1"), "tor-a/p7"
+	c.DHCPTimeout, c.DHCPTries = 20*time.Millisecond, 2
+	if out := boot(t, c); out.End != bootclient.EndLocal {
+		t.Fatalf("%+v", out)
+	}
+	m, err := s.Ledger.Wait(within(t), "m1", pxe.KindNote)
+	if err != nil || m.Topic != pxe.TopicLink || !strings.Contains(m.Detail, "tor-a/p7") || !strings.Contains(m.Detail, "10.250.0.1") {
+		t.Errorf("note %+v, %v", m, err)
+	}
+}
+
+// What a machine does every second is not written every second.
+func TestNotesGrowRare(t *testing.T) {
+	s := pxetest.Start(t, nil, nil)
+	s.Set(s.Intent(1, s.KernelBoot()))
+	for range 20 {
+		if out := boot(t, s.Client(1, pxe.ArchBIOS)); out.End != bootclient.EndKernel {
+			t.Fatalf("%+v", out)
+		}
+	}
+	for ctx := within(t); ; { // 2, 4, 8, 16
+		kinds := s.Ledger.Kinds("m1")
+		notes := 0
+		for _, k := range kinds {
+			if k == pxe.KindNote {
+				notes++
+			}
+		}
+		if notes == 4 {
+			break
+		}
+		if notes > 4 || ctx.Err() != nil {
+			t.Fatalf("%d notes of a script that was fetched 20 times", notes)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}

@@ -57,7 +57,7 @@ func (l *Ledger) Reached(_ context.Context, m pxe.Milestone) error {
 		if used && have != m.Nonce || !used && m.Kind == pxe.KindHealthy {
 			return fault.New(fault.Conflict, "not the boot that phoned home")
 		}
-	case pxe.KindDHCP, pxe.KindBootFile, pxe.KindScript, pxe.KindKernel, pxe.KindReboot, pxe.KindAlarm:
+	case pxe.KindDHCP, pxe.KindBootFile, pxe.KindScript, pxe.KindKernel, pxe.KindReboot, pxe.KindAlarm, pxe.KindNote:
 	}
 	l.seen = append(l.seen, m)
 	close(l.changed)

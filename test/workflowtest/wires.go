@@ -175,6 +175,31 @@ func (a *array) Masks(context.Context) ([]san.Mask, error) {
 	return out, nil
 }
 
+// Sessions lists the machines that may reach a volume and are on: they log in as soon as they can.
+func (a *array) Sessions(context.Context) ([]san.Session, error) {
+	if _, reachable := a.d.World.ArrayState(a.name); !reachable {
+		return nil, silent("array/" + a.name)
+	}
+	var out []san.Session
+	for _, name := range a.d.topo.Names(topology.KindVolume) {
+		v := a.d.topo.Volumes[name].Spec
+		for _, m := range a.d.topo.Names(topology.KindMachine) {
+			if v.Array != a.name || !a.d.World.CanWrite(m, name) {
+				continue
+			}
+			spec := a.d.topo.Machines[m].Spec
+			if v.Protocol == topology.ISCSI {
+				out = append(out, san.Session{Volume: world.DeviceName(v), Initiator: spec.StorageAddress.String()})
+				continue
+			}
+			for _, h := range spec.HBAs {
+				out = append(out, san.Session{Volume: world.DeviceName(v), Initiator: string(h.WWPN)})
+			}
+		}
+	}
+	return out, nil
+}
+
 // Apply sets the masks it is given: all that revoke before any that grants.
 func (a *array) Apply(ctx context.Context, c san.MaskChange) (san.MaskResult, error) {
 	var out san.MaskResult
