@@ -21,6 +21,7 @@ import (
 	"rerack.dev/rerack/pxe/bootclient"
 	"rerack.dev/rerack/pxe/httpboot"
 	"rerack.dev/rerack/test/lab"
+	"rerack.dev/rerack/test/qemu/qemutest"
 )
 
 // wrong is one thing that is not as it should be when mail1 is placed. b01 fits it best, then b02, c01 and c02.
@@ -189,6 +190,44 @@ func TestMissingLUNInAFire(t *testing.T) {
 		}
 	}
 	e.checkNamed(v)
+	e.checkInvariants()
+}
+
+// A real machine boots from a real array, and the secret that it is given is not the array's. The console says so in
+// iPXE's numbers, the report in words.
+func TestWrongSecretOfARealArray(t *testing.T) {
+	qemutest.QEMU(t)
+	root := filepath.Dir(filepath.Dir(qemutest.Sources(t).Kernel))
+	e := labUp(t, "--qemu", "--qemu-kernel", root, "--qemu-loaders", qemutest.Loaders(t), "--example", "real-story")
+	t.Cleanup(func() { e.keepConsoles("a01", "b01", "b02") })
+	e.untilSeen()
+	if err := e.world.Attest(t.Context(), "a01"); err != nil {
+		t.Fatal(err)
+	}
+	e.run("workload", "release", "db1", "--wait")
+	e.redeclare(func(s string) string {
+		return regexp.MustCompile(`rounds: \d+`).ReplaceAllString(regexp.MustCompile(`bootDeadline: \S+`).ReplaceAllString(s, "bootDeadline: 60s"), "rounds: 1")
+	})
+	e.secret("san/db1", "not-the-secret-1")
+	_, _, code := e.try("workload", "place", "db1", "--wait")
+	v := e.placed()
+	if code == 0 || v.Results[0].State != "left-out" {
+		t.Errorf("place ends with %d, db1 is %s", code, v.Results[0].State)
+	}
+	where := v.Results[0].Where.Machine
+	reason := v.Results[0].Reason
+	for _, want := range []string{"no phone-home within 1m0s; last seen: script. array san1 has no session of ", " to db1-root, whose mask admits it", "secret san/db1 is not the one"} {
+		if !strings.Contains(reason, want) {
+			t.Errorf("the report does not say %q", want)
+		}
+	}
+	t.Log(reason)
+	if said := e.console(where); !strings.Contains(said, "410d613c") {
+		t.Errorf("the console of %s says nothing of a wrong secret", where)
+	}
+	if e.isOn(where) {
+		t.Errorf("%s is on", where)
+	}
 	e.checkInvariants()
 }
 
