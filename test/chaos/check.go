@@ -80,10 +80,10 @@ func (c *checker) touches(ctx context.Context, machine string) {
 	run := runOf(p.run)
 	m, _, err := state.Load[state.Machine](context.Background(), c.s.kv, state.MachinesAt+machine)
 	must(err)
-	if m.Fence != nil && m.Fence.Run == run || m.Claim != nil && m.Claim.Run == run {
+	if m.Fence != nil && m.Fence.Run == run || m.Claim != nil && m.Claim.Run == run || m.Suspect != nil && m.Suspect.Run == run {
 		return
 	}
-	c.violate("I4", "%s touches the power of %s, which is neither fenced nor claimed by it: %+v", p.name, machine, m)
+	c.violate("I4", "%s touches the power of %s, which is neither fenced nor claimed nor given up by it: %+v", p.name, machine, m)
 }
 
 func runOf(workflow string) string {

@@ -5,11 +5,9 @@ import (
 	"time"
 
 	bmc "rerack.dev/rerack/bmc/driver"
-	fabric "rerack.dev/rerack/fabric/driver"
 	hypervisor "rerack.dev/rerack/hypervisor/driver"
 	"rerack.dev/rerack/orchestrator/state"
 	"rerack.dev/rerack/orchestrator/topology"
-	san "rerack.dev/rerack/sanzoning/driver"
 	"rerack.dev/rerack/workflows"
 )
 
@@ -77,67 +75,6 @@ func (m *machine) On(ctx context.Context, b bmc.BootOverride, resend time.Durati
 // StayOff implements workflows.MachineControl.
 func (m *machine) StayOff(ctx context.Context) error {
 	return m.d.s.do(ctx, change, "keep off "+m.name, m.MachineControl.StayOff)
-}
-
-// Switch implements workflows.Devices.
-func (d *devices) Switch(ctx context.Context, sw topology.Switch) (workflows.Switch, error) {
-	inner, err := d.Devices.Switch(ctx, sw)
-	return &netSwitch{inner, d.s, sw.Meta.Name}, err
-}
-
-type netSwitch struct {
-	workflows.Switch
-	s    *schedule
-	name string
-}
-
-// Ports implements workflows.Switch.
-func (n *netSwitch) Ports(ctx context.Context) ([]fabric.Port, error) {
-	return ask(ctx, n.s, reading, "ports of "+n.name, n.Switch.Ports)
-}
-
-// Apply implements workflows.Switch.
-func (n *netSwitch) Apply(ctx context.Context, c fabric.Change) (fabric.Result, error) {
-	return ask(ctx, n.s, change, "set ports of "+n.name, func(ctx context.Context) (fabric.Result, error) { return n.Switch.Apply(ctx, c) })
-}
-
-// Fabric implements workflows.Devices.
-func (d *devices) Fabric(ctx context.Context, f topology.Fabric) (workflows.Fabric, error) {
-	inner, err := d.Devices.Fabric(ctx, f)
-	return &sanFabric{inner, d.s, f.Meta.Name}, err
-}
-
-type sanFabric struct {
-	workflows.Fabric
-	s    *schedule
-	name string
-}
-
-// Apply implements workflows.Fabric.
-func (f *sanFabric) Apply(ctx context.Context, c san.ZoneChange) (san.ZoneResult, error) {
-	return ask(ctx, f.s, change, "set zones of "+f.name, func(ctx context.Context) (san.ZoneResult, error) { return f.Fabric.Apply(ctx, c) })
-}
-
-// Array implements workflows.Devices.
-func (d *devices) Array(ctx context.Context, a topology.Array) (workflows.Array, error) {
-	inner, err := d.Devices.Array(ctx, a)
-	return &array{inner, d.s, a.Meta.Name}, err
-}
-
-type array struct {
-	workflows.Array
-	s    *schedule
-	name string
-}
-
-// Masks implements workflows.Array.
-func (a *array) Masks(ctx context.Context) ([]san.Mask, error) {
-	return ask(ctx, a.s, reading, "masks of "+a.name, a.Array.Masks)
-}
-
-// Apply implements workflows.Array.
-func (a *array) Apply(ctx context.Context, c san.MaskChange) (san.MaskResult, error) {
-	return ask(ctx, a.s, change, "set masks of "+a.name, func(ctx context.Context) (san.MaskResult, error) { return a.Array.Apply(ctx, c) })
 }
 
 // Host implements workflows.Devices.

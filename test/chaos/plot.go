@@ -60,7 +60,13 @@ func (s *simulation) write() {
 	asked := s.within(fire, fire+20*time.Second)
 	s.at(asked, "", func() { go s.ask() })
 	for range s.rng.IntN(3) {
-		s.at(s.within(fire, fire+2*time.Minute), Crashed, s.worker.crash)
+		s.at(s.within(asked, asked+4*time.Minute), "", func() { go s.ask() })
+	}
+	if s.chance(0.5) {
+		s.at(s.within(0, 10*time.Second), "", s.patrol)
+	}
+	for range s.rng.IntN(3) {
+		s.at(s.within(fire, fire+2*time.Minute), Crashed, s.crash)
 	}
 	if s.chance(0.4) {
 		s.at(s.within(fire, fire+2*time.Minute), Paused, s.pause)
@@ -126,6 +132,14 @@ func (s *simulation) ask() {
 	}
 }
 
+// patrol lets the detector look, again and again.
+func (s *simulation) patrol() {
+	go s.svc.Detect(context.Background())
+	if now := time.Since(s.began); now < 4*time.Minute {
+		s.at(now+10*time.Second, "", s.patrol)
+	}
+}
+
 func (s *simulation) cancelAll() {
 	runs, err := state.List[state.Run](context.Background(), s.kv, state.RunsAt)
 	if err != nil {
@@ -136,12 +150,20 @@ func (s *simulation) cancelAll() {
 	}
 }
 
-func (s *simulation) pause() {
-	resume := s.worker.pause()
-	now := time.Since(s.began)
-	s.at(now+6*time.Second, "", s.worker.forsake)
-	s.at(now+s.within(7*time.Second, 90*time.Second), "", resume)
+func (s *simulation) crash() {
+	missed := s.worker.crash()
+	s.at(time.Since(s.began)+s.within(100*time.Millisecond, heartbeat), "", missed)
 }
+
+func (s *simulation) pause() {
+	missed, resume := s.worker.pause()
+	now := time.Since(s.began)
+	s.at(now+heartbeat, "", missed)
+	s.at(now+heartbeat+s.within(-time.Second, 90*time.Second), "", resume)
+}
+
+// heartbeat is how long the engine waits for a sign of an activity, as workflows ask it to.
+const heartbeat = 5 * time.Second
 
 // powerReturns gives a domain its mains back: what was on before starts again by itself, as it was.
 func (s *simulation) powerReturns(domain string) {

@@ -133,7 +133,11 @@ func (s *schedule) draw(w *call) fate {
 		return fate{fault: Crashed}
 	}
 	of := faultsOf[w.class]
-	if len(of) == 0 || s.rng.Float64() >= s.rate {
+	rate := s.rate
+	if w.class == write || w.class == look {
+		rate /= 5 // activities make many more of these calls
+	}
+	if len(of) == 0 || s.rng.Float64() >= rate {
 		return fate{}
 	}
 	f := fate{fault: of[s.rng.IntN(len(of))]}

@@ -111,6 +111,7 @@ func (s *simulation) build(c Config) error {
 	if s.dc, err = workflowtest.New(ctx, workflowtest.Config{Topology: c.Topology, Store: booting, Signals: s.engine, Live: true}); err != nil {
 		return err
 	}
+	s.worker.givesUp = s.dc.World.GiveUp
 	s.check = newChecker(s)
 	revs := &revision.Log{Store: kv, Now: time.Now}
 	if _, _, err := revs.Apply(ctx, c.Topology, "ann", "", -1); err != nil {
@@ -168,6 +169,7 @@ func (e *engine) setup(acts *workflows.Activities) {
 	env := suite.NewTestWorkflowEnvironment()
 	env.SetTestTimeout(100 * 365 * 24 * time.Hour)
 	env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: "chaos", TaskQueue: workflows.TaskQueue})
+	env.SetActivityTimeoutGracePeriod(365 * 24 * time.Hour) // the worker minds them, for each attempt
 	env.SetOnActivityCanceledListener(e.s.worker.cancel)
 	env.SetWorkerOptions(sdkworker.Options{DisableRegistrationAliasing: true, Interceptors: []interceptor.WorkerInterceptor{e.s.worker}})
 	workflows.Register(env, acts)

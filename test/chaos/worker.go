@@ -11,6 +11,9 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"rerack.dev/rerack/workflows"
 )
 
 // process is one attempt at one activity, in a worker that may crash or be paused.
@@ -33,7 +36,8 @@ func processOf(ctx context.Context) *process {
 // heartbeat's timeout, and then gives the activity to another one.
 type worker struct {
 	interceptor.WorkerInterceptorBase
-	s *schedule
+	s       *schedule
+	givesUp func(workload string, epoch uint64) // is told whose start is about to be undone
 
 	mu         sync.Mutex
 	alive      map[*process]bool
@@ -93,22 +97,25 @@ func (w *worker) end(k string, done chan struct{}) {
 	}
 }
 
-// crash ends every activity that runs, wherever it is.
-func (w *worker) crash() {
+// crash ends every activity that runs, wherever it is. The engine finds out when missed is called.
+func (w *worker) crash() (missed func()) {
+	var died []*process
 	w.each(func(p *process) {
 		p.dead = true
-		p.lostOnce.Do(func() { close(p.lost) })
+		died = append(died, p)
 	})
+	return func() { forsake(died) }
 }
 
-// pause stops every activity that runs where it is, and resume lets it go on.
-func (w *worker) pause() (resume func()) {
+// pause stops every activity that runs where it is, and resume lets it go on. The engine finds out when missed is
+// called.
+func (w *worker) pause() (missed, resume func()) {
 	var paused []*process
 	w.each(func(p *process) {
 		p.paused = true
 		paused = append(paused, p)
 	})
-	return func() {
+	return func() { forsake(paused) }, func() {
 		w.s.mu.Lock()
 		defer w.s.mu.Unlock()
 		for _, p := range paused {
@@ -117,13 +124,10 @@ func (w *worker) pause() (resume func()) {
 	}
 }
 
-// forsake tells the engine that paused workers are not heard of any more.
-func (w *worker) forsake() {
-	w.each(func(p *process) {
-		if p.paused {
-			p.lostOnce.Do(func() { close(p.lost) })
-		}
-	})
+func forsake(ps []*process) {
+	for _, p := range ps {
+		p.lostOnce.Do(func() { close(p.lost) })
+	}
 }
 
 func (w *worker) each(f func(*process)) {
@@ -160,6 +164,11 @@ func (a *working) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteAc
 		<-ch
 	}
 	defer a.w.end(key(info), done)
+	for _, arg := range in.Args {
+		if b, is := arg.(workflows.BootInput); is && info.ActivityType.Name == "StopTarget" && !b.Host {
+			a.w.givesUp(b.Name, b.Epoch)
+		}
+	}
 	p := &process{name: a.w.name(info, in.Args), run: info.WorkflowExecution.ID, lost: make(chan struct{})}
 	a.w.mu.Lock()
 	a.w.alive[p] = true
@@ -186,24 +195,61 @@ func (a *working) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteAc
 	limit := time.NewTimer(info.Deadline.Sub(time.Now()) * 95 / 100)
 	defer limit.Stop()
 	anew := context.WithValue(context.Background(), processKey{}, &process{name: p.name})
-	select {
-	case r := <-answered:
-		cancel()
-		switch f := s.cut(anew, reply, "ends"); {
-		case f.fault == Redone && r.err == nil:
-			return nil, lost("its answer did not arrive")
+	for {
+		select {
+		case r := <-answered:
+			if a.w.isDead(p) {
+				continue // the dead do not answer
+			}
+			cancel()
+			if s.cut(anew, reply, "ends").fault == Redone && r.err == nil {
+				return nil, lost("its answer did not arrive")
+			}
+			return r.v, r.err
+		case <-p.lost:
+			// The process may still be there and act: it hears of its end only when it speaks to the engine.
+			time.AfterFunc(1500*time.Millisecond, cancel)
+			s.cut(anew, internal, "is given up")
+			return nil, lost("its worker does not answer")
+		case <-limit.C:
+			cancel()
+			s.cut(anew, internal, "is out of time")
+			return nil, lost("out of time")
 		}
-		return r.v, r.err
-	case <-p.lost:
-		// The process may still be there and act: it hears of its end only when it speaks to the engine.
-		time.AfterFunc(1500*time.Millisecond, cancel)
-		s.cut(anew, internal, "is given up")
-		return nil, lost("its worker does not answer")
-	case <-limit.C:
-		cancel()
-		s.cut(anew, internal, "is out of time")
-		return nil, lost("out of time")
 	}
+}
+
+func (w *worker) isDead(p *process) bool {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	return p.dead
+}
+
+// InterceptWorkflow implements interceptor.WorkerInterceptor.
+func (w *worker) InterceptWorkflow(ctx workflow.Context, next interceptor.WorkflowInboundInterceptor) interceptor.WorkflowInboundInterceptor {
+	return &inbound{interceptor.WorkflowInboundInterceptorBase{Next: next}}
+}
+
+type inbound struct {
+	interceptor.WorkflowInboundInterceptorBase
+}
+
+// Init implements interceptor.WorkflowInboundInterceptor.
+func (i *inbound) Init(out interceptor.WorkflowOutboundInterceptor) error {
+	return i.Next.Init(&outbound{interceptor.WorkflowOutboundInterceptorBase{Next: out}})
+}
+
+// outbound takes the heartbeats from activities: the environment would count them through their retries as well,
+// and not try again what has missed one. The worker does it instead.
+type outbound struct {
+	interceptor.WorkflowOutboundInterceptorBase
+}
+
+// ExecuteActivity implements interceptor.WorkflowOutboundInterceptor.
+func (o *outbound) ExecuteActivity(ctx workflow.Context, name string, args ...any) workflow.Future {
+	opts := workflow.GetActivityOptions(ctx)
+	opts.HeartbeatTimeout = 0
+	return o.Next.ExecuteActivity(workflow.WithActivityOptions(ctx, opts), name, args...)
 }
 
 func lost(why string) error { return temporal.NewApplicationError(why, "timeout") }
