@@ -16,14 +16,14 @@ import (
 type checker struct {
 	s      *simulation
 	broken []string
-	seen   int // violations of the world told
-	dark   map[string]bool
+	seen   int             // violations of the world told
+	byHand map[string]bool // machines a person has turned on
 	told   map[string]bool
 	dirty  bool
 }
 
 func newChecker(s *simulation) *checker {
-	c := &checker{s: s, dark: map[string]bool{}, told: map[string]bool{}, dirty: true}
+	c := &checker{s: s, byHand: map[string]bool{}, told: map[string]bool{}, dirty: true}
 	s.dc.World.Watch(func(e world.Event) {
 		c.dirty = true
 		s.note("world", string(e.Kind), e.Name+" "+e.Port)
@@ -86,30 +86,18 @@ func (c *checker) touches(ctx context.Context, machine string) {
 	c.violate("I4", "%s touches the power of %s, which is neither fenced nor claimed nor given up by it: %+v", p.name, machine, m)
 }
 
+// running lists what runs on a machine.
+func (c *checker) running(machine string) []world.Run {
+	for _, m := range c.s.dc.World.State() {
+		if m.Name == machine {
+			return m.Runs
+		}
+	}
+	return nil
+}
+
 func runOf(workflow string) string {
 	_, rest, _ := strings.Cut(workflow, "/")
 	run, _, _ := strings.Cut(rest, "/")
 	return run
-}
-
-// ended looks at what is left when everything has ended.
-func (c *checker) ended() {
-	c.dirty = true
-	c.all()
-	ctx := context.Background()
-	runs, err := state.List[state.Run](ctx, c.s.kv, state.RunsAt)
-	must(err)
-	for _, r := range runs {
-		if !r.State.Ended() || r.Ended.IsZero() || r.Reason == "" && r.State != state.RunDone {
-			c.violate("L1", "run %s is recorded as %q, ended %s, because %q", r.ID, r.State, r.Ended, r.Reason)
-		}
-		if d, _, err := state.Load[state.Domain](ctx, c.s.kv, state.DomainsAt+r.Domain); err != nil || d.Active != "" {
-			c.violate("L1", "domain %s still has run %q", r.Domain, d.Active)
-		}
-	}
-	for _, m := range c.machines() {
-		if m.Claim != nil {
-			c.violate("L2", "machine %s is still claimed by %s for %s", m.Machine, m.Claim.Run, m.Claim.For)
-		}
-	}
 }

@@ -16,6 +16,8 @@ type devices struct {
 	workflows.Devices
 	s *schedule
 	c *checker
+
+	deaf bool
 }
 
 // ask is a call that returns something; what an effect that comes later returns is nobody's.

@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"slices"
+	"strconv"
 	"testing/synctest"
 	"time"
 
@@ -51,9 +52,11 @@ func (s *simulation) write() {
 		alive := slices.DeleteFunc(slices.Clone(machines), func(string) bool { return s.chance(0.5) })
 		s.at(fire, Liar, func() { must(w.HalfBurn(theRack, alive...)) })
 	case kind < 9:
+		s.only = true
 		s.at(fire, Partition, func() { must(w.SetManagement(theRack, false)) })
 		s.at(s.within(fire, fire+2*time.Minute), "", func() { must(w.SetManagement(theRack, true)) })
 	default:
+		s.only = true
 		s.at(fire, Blackout, func() { must(w.Burn(theRack)) })
 		s.at(s.within(fire, fire+30*time.Second), Return, func() { s.powerReturns(theRack) })
 	}
@@ -85,6 +88,10 @@ func (s *simulation) write() {
 		s.at(cut, Partition, func() { must(w.SetManagement(d, false)) })
 		s.at(s.within(cut, cut+time.Minute), "", func() { must(w.SetManagement(d, true)) })
 	}
+	s.foreign()
+	for range s.rng.IntN(4) {
+		s.at(s.within(0, 3*time.Minute), Person, s.person)
+	}
 	for i := range 60 {
 		s.at(time.Duration(i)*5*time.Second, "", s.live)
 	}
@@ -93,7 +100,12 @@ func (s *simulation) write() {
 // play lets everything happen that was drawn, and goes on until nothing does any more.
 func (s *simulation) play() {
 	const atLeast, atMost = 5 * time.Minute, 6 * time.Hour
-	for {
+	s.until(atMost, func() bool { return len(s.plot) == 0 && time.Since(s.began) > atLeast && s.engine.busy() == 0 })
+}
+
+// until goes on until done says so, for atMost.
+func (s *simulation) until(atMost time.Duration, done func() bool) {
+	for end := time.Now().Add(atMost); !done(); {
 		now := time.Since(s.began)
 		limit := 10 * time.Second
 		for len(s.plot) > 0 && s.plot[0].at <= now {
@@ -109,10 +121,8 @@ func (s *simulation) play() {
 		}
 		if len(s.plot) > 0 {
 			limit = min(limit, s.plot[0].at-now)
-		} else if now > atLeast && s.engine.busy() == 0 {
-			return
 		}
-		if now > atMost {
+		if time.Now().After(end) {
 			s.check.violate("L1", "%d runs have not ended after %s", s.engine.busy(), atMost)
 			return
 		}
@@ -200,6 +210,49 @@ func (s *simulation) bootOld(l world.Life) {
 	}
 }
 
+// foreign puts things of other people on the devices, which must stay as they are.
+func (s *simulation) foreign() {
+	w := s.dc.World
+	for _, sw := range s.topo.Names(topology.KindSwitch) {
+		must(w.SetPort(sw, "theirs", world.Port{Untagged: 999, Owner: "somebody"}))
+		must(w.Protect("port", sw, "theirs"))
+	}
+	for _, f := range s.topo.Names(topology.KindFabric) {
+		must(w.SetZones(f, append(w.Zones(f), world.Zone{Name: "backup", Members: []string{"10:00:00:00:00:00:00:01", "10:00:00:00:00:00:00:02"}})))
+		must(w.Protect("zone", f, "backup"))
+	}
+	for _, a := range s.topo.Names(topology.KindArray) {
+		must(w.SetMask(a, "/vol/theirs", world.Mask{Initiators: []string{"10:00:00:00:00:00:00:01"}}))
+		must(w.Protect("mask", a, "/vol/theirs"))
+	}
+}
+
+// person edits a device by hand, as people do who mean well: a spare's port or power, a zone of their own.
+func (s *simulation) person() {
+	w := s.dc.World
+	spare := []string{"b1", "b2", "b5", "b6"}[s.rng.IntN(4)]
+	m, is := s.topo.Machines[spare]
+	if !is || len(s.check.running(spare)) > 0 {
+		return // a person looks first
+	}
+	nic := m.Spec.NICs[0]
+	port, _ := w.PortState(nic.Switch, nic.Port)
+	switch s.rng.IntN(4) {
+	case 0:
+		port.Untagged = 100
+		must(w.SetPort(nic.Switch, nic.Port, port))
+	case 1:
+		port.Shut = !port.Shut && port.Epoch == 0 // who opens again only opens what is not fenced
+		must(w.SetPort(nic.Switch, nic.Port, port))
+	case 2:
+		s.check.byHand[spare] = true
+		must(w.Press(spare, !w.Power(spare).On, "person"))
+	case 3:
+		zones := w.Zones("fab")
+		must(w.SetZones("fab", append(zones, world.Zone{Name: "by-hand-" + strconv.Itoa(len(zones)), Members: []string{"10:00:00:00:00:00:00:03"}})))
+	}
+}
+
 // live lets everything that runs write to its volumes.
 func (s *simulation) live() {
 	w := s.dc.World
@@ -214,13 +267,6 @@ func (s *simulation) live() {
 			}
 		}
 	}
-}
-
-// heal makes everything whole and looks whether what was promised is done.
-func (s *simulation) heal() {
-	s.rate = 0
-	s.calm = true
-	s.check.ended()
 }
 
 func must(err error) {

@@ -39,8 +39,12 @@ import (
 type Config struct {
 	Seed     uint64
 	Topology *topology.Topology
-	Dir      string // for the store's file; memory-backed where there is such a thing
-	Trace    bool   // keep the trace as text
+	Scarce   bool // the topology has not machines enough for everything to come back in the end
+	// Deaf switches, fabrics and arrays say that they have taken away what they were asked to, and do not. No control
+	// plane can bear that: it is how a test finds out whether the checker would notice.
+	Deaf  bool
+	Dir   string // for the store's file; memory-backed where there is such a thing
+	Trace bool   // keep the trace as text
 }
 
 // Report is how one simulation ended.
@@ -66,14 +70,15 @@ type simulation struct {
 	engine *engine
 	check  *checker
 	plot   []event // in order of time
-	calm   bool    // nothing bad happens any more
+	scarce bool
+	only   bool // nothing burned for good: whoever ran in the rack is to run there in the end, or was moved with reason
 }
 
 var quiet = slog.New(slog.DiscardHandler)
 
 // Run simulates one seed. It must be called in a bubble of testing/synctest.
 func Run(c Config) (Report, error) {
-	s := &simulation{schedule: newSchedule(c.Seed, c.Trace), topo: c.Topology}
+	s := &simulation{schedule: newSchedule(c.Seed, c.Trace), topo: c.Topology, scarce: c.Scarce}
 	if err := s.build(c); err != nil {
 		return Report{}, err
 	}
@@ -121,7 +126,7 @@ func (s *simulation) build(c Config) error {
 		return err
 	}
 	faulty := &cutStore{Store: s.dc.Follow(kv), s: s.schedule}
-	acts := &workflows.Activities{Store: faulty, Topology: revs.Topology, Revisions: revs, Devices: &devices{s.dc, s.schedule, s.check},
+	acts := &workflows.Activities{Store: faulty, Topology: revs.Topology, Revisions: revs, Devices: &devices{s.dc, s.schedule, s.check, c.Deaf},
 		Observer: s.dc, Probe: s.dc, Now: time.Now, Log: quiet}
 	s.svc = &recovery.Service{Store: faulty, Topology: revs.Topology, Engine: s.engine, Judge: s.dc.Judge, PowerOf: s.dc.PowerOf, Now: time.Now, Log: quiet}
 	s.engine.setup(acts)

@@ -15,13 +15,14 @@ import (
 // Switch implements workflows.Devices.
 func (d *devices) Switch(ctx context.Context, sw topology.Switch) (workflows.Switch, error) {
 	inner, err := d.Devices.Switch(ctx, sw)
-	return &netSwitch{inner, d.s, d.c.s.dc.World, sw.Meta.Name}, err
+	return &netSwitch{inner, d.s, d.c.s.dc.World, d.deaf, sw.Meta.Name}, err
 }
 
 type netSwitch struct {
 	workflows.Switch
 	s    *schedule
 	w    *world.World
+	deaf bool
 	name string
 }
 
@@ -41,6 +42,9 @@ func (n *netSwitch) ports(c fabric.Change) (out []world.Port) {
 // Apply implements workflows.Switch. The transaction names what it saw: late, it fails when that has changed.
 func (n *netSwitch) Apply(ctx context.Context, c fabric.Change) (fabric.Result, error) {
 	var out fabric.Result
+	if n.deaf {
+		c.Settings = slices.DeleteFunc(slices.Clone(c.Settings), func(p fabric.Setting) bool { return p.Shut })
+	}
 	err := n.s.send(ctx, change, "set ports of "+n.name, func(ctx context.Context) (err error) {
 		out, err = n.Switch.Apply(ctx, c)
 		return err
@@ -60,13 +64,14 @@ func (n *netSwitch) Apply(ctx context.Context, c fabric.Change) (fabric.Result, 
 // Fabric implements workflows.Devices.
 func (d *devices) Fabric(ctx context.Context, f topology.Fabric) (workflows.Fabric, error) {
 	inner, err := d.Devices.Fabric(ctx, f)
-	return &sanFabric{inner, d.s, d.c.s.dc.World, f.Meta.Name}, err
+	return &sanFabric{inner, d.s, d.c.s.dc.World, d.deaf, f.Meta.Name}, err
 }
 
 type sanFabric struct {
 	workflows.Fabric
 	s    *schedule
 	w    *world.World
+	deaf bool
 	name string
 }
 
@@ -74,6 +79,10 @@ type sanFabric struct {
 // changed.
 func (f *sanFabric) Apply(ctx context.Context, c san.ZoneChange) (san.ZoneResult, error) {
 	var out san.ZoneResult
+	if f.deaf {
+		was := f.w.Zones(f.name)
+		defer func() { must(f.w.SetZones(f.name, join(f.w.Zones(f.name), was))) }()
+	}
 	err := f.s.send(ctx, change, "set zones of "+f.name, func(ctx context.Context) (err error) {
 		out, err = f.Fabric.Apply(ctx, c)
 		return err
@@ -93,13 +102,14 @@ func (f *sanFabric) Apply(ctx context.Context, c san.ZoneChange) (san.ZoneResult
 // Array implements workflows.Devices.
 func (d *devices) Array(ctx context.Context, a topology.Array) (workflows.Array, error) {
 	inner, err := d.Devices.Array(ctx, a)
-	return &array{inner, d.s, d.c.s.dc.World, a.Meta.Name}, err
+	return &array{inner, d.s, d.c.s.dc.World, d.deaf, a.Meta.Name}, err
 }
 
 type array struct {
 	workflows.Array
 	s    *schedule
 	w    *world.World
+	deaf bool
 	name string
 }
 
@@ -112,6 +122,12 @@ func (a *array) Masks(ctx context.Context) ([]san.Mask, error) {
 // late, they are still about those, and nothing is compared.
 func (a *array) Apply(ctx context.Context, c san.MaskChange) (san.MaskResult, error) {
 	var out san.MaskResult
+	if a.deaf {
+		for _, m := range c.Masks {
+			was, _ := a.w.MaskOf(a.name, m.Volume)
+			defer func() { must(a.request(san.Mask{Volume: m.Volume, Initiators: was.Initiators, Epoch: m.Epoch}, nil)) }()
+		}
+	}
 	err := a.s.send(ctx, change, "set masks of "+a.name, func(ctx context.Context) (err error) {
 		out, err = a.Array.Apply(ctx, c)
 		return err
@@ -149,4 +165,16 @@ func (a *array) request(m san.Mask, was []string) error {
 	}
 	now.Epoch = max(now.Epoch, m.Epoch)
 	return a.w.SetMask(a.name, m.Volume, now)
+}
+
+// join gives the zones the members that they had before.
+func join(zones, was []world.Zone) []world.Zone {
+	for i, z := range zones {
+		for _, o := range was {
+			if o.Name == z.Name {
+				zones[i].Members = slices.Compact(slices.Sorted(slices.Values(slices.Concat(z.Members, o.Members))))
+			}
+		}
+	}
+	return zones
 }
