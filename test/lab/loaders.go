@@ -20,27 +20,33 @@ func (l *Lab) makeLoaders() error {
 		return fault.Wrap(err, "make boot loaders", dir)
 	}
 	for _, a := range []pxe.Arch{pxe.ArchBIOS, pxe.ArchEFIX64, pxe.ArchEFIARM64} {
-		loader, err := l.loader(a)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(dir, a.Loader()), loader, 0o600); err != nil {
-			return fault.Wrap(err, "make boot loaders", dir)
+		for _, name := range []string{a.Loader(), a.Shim(), a.GRUB()} {
+			if name == "" {
+				continue
+			}
+			loader, err := l.loader(name, name == a.Loader() && a != pxe.ArchEFIARM64)
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), loader, 0o600); err != nil {
+				return fault.Wrap(err, "make boot loaders", dir)
+			}
 		}
 	}
 	return nil
 }
 
-func (l *Lab) loader(a pxe.Arch) ([]byte, error) {
-	noise := l.blob(a.Loader(), "RERACK LAB LOADER")
+// loader makes one; a needed one is what real machines of every lab start with.
+func (l *Lab) loader(name string, needed bool) ([]byte, error) {
+	noise := l.blob(name, "RERACK LAB LOADER")
 	if l.cfg.QEMU == nil {
 		return noise, nil
 	}
-	path := filepath.Join(l.cfg.QEMU.Loaders, a.Loader())
+	path := filepath.Join(l.cfg.QEMU.Loaders, name)
 	b, err := os.ReadFile(path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && a == pxe.ArchEFIARM64:
-		return noise, nil // Debian 12 has none
+	case errors.Is(err, fs.ErrNotExist) && !needed:
+		return noise, nil
 	case err != nil:
 		return nil, &fault.Error{Kind: fault.NotFound, Where: path, What: "read boot loader", Err: err, Next: "install the package ipxe"}
 	}
