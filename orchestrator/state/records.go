@@ -251,6 +251,7 @@ type Boot struct {
 	File     string            `json:"file,omitempty"` // of types disk, iso and efi
 	SAN      *SANBoot          `json:"san,omitempty"`
 	Expires  time.Time         `json:"expires"`
+	Secure   bool              `json:"secureBoot,omitempty"` // the machine's firmware starts signed programs only
 	Held     bool              `json:"held,omitempty"`  // waits in its boot loader until what it depends on is healthy
 	Nonce    string            `json:"nonce,omitempty"` // of the phone-home that consumed the token
 	PhonedAt *time.Time        `json:"phonedAt,omitempty"`
