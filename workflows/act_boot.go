@@ -87,7 +87,7 @@ func (a *Activities) bootRecord(ctx context.Context, in BootInput, now time.Time
 	rec := state.Boot{Name: in.bootName(), Machine: in.Where.Machine, VM: in.Where.VM, Run: in.Run, Epoch: in.Epoch,
 		Workflow: bootID(in.Step, in.Name, in.Host), Hostname: in.Name, Held: in.Held}
 	// Until it is read as on; from then on it counts anew.
-	rec.Expires = now.Add(crashAllowance*in.Limits.act() + in.Limits.token())
+	rec.Expires = now.Add(crashAllowance*in.act() + in.Limits.token())
 	if in.Held {
 		rec.Expires = now.Add(holdAtMost)
 	}

@@ -42,18 +42,22 @@ type BootInput struct {
 
 // BootLimits are the deadlines of a boot.
 type BootLimits struct {
-	Power  time.Duration `json:"power,omitempty"` // one act on a BMC or a Host
+	Power  time.Duration `json:"power,omitempty"` // one act on a BMC
+	Host   time.Duration `json:"host,omitempty"`  // one act on a Host; as Power when it is not there
 	Boot   time.Duration `json:"boot"`            // power-on to phone-home
 	Health time.Duration `json:"health"`          // phone-home to healthy
 	Resend time.Duration `json:"resend"`          // a power-on that is not seen is sent again
 }
 
-// act is the limit of one act; inputs of older versions name none.
-func (l BootLimits) act() time.Duration {
-	if l.Power == 0 {
+// act is the limit of one act on what turns the target on and off; inputs of older versions name none.
+func (in BootInput) act() time.Duration {
+	if in.Where.VM && in.Limits.Host != 0 {
+		return in.Limits.Host
+	}
+	if in.Limits.Power == 0 {
 		return time.Minute
 	}
-	return l.Power
+	return in.Limits.Power
 }
 
 // token is how long the token of a target is good that is on.
@@ -77,7 +81,7 @@ func boot(ctx workflow.Context, in BootInput, heard *milestones) (err error) {
 		}
 		// The cause is returned unchanged; a stop that fails too is seen by the fence that follows.
 		undo, _ := workflow.NewDisconnectedContext(ctx)
-		stop := workflow.ExecuteActivity(device(undo, in.Limits.act()), (*Activities).StopTarget, in, reason(err)).Get(undo, nil)
+		stop := workflow.ExecuteActivity(device(undo, in.act()), (*Activities).StopTarget, in, reason(err)).Get(undo, nil)
 		if stop == nil {
 			return
 		}
@@ -93,7 +97,7 @@ func boot(ctx workflow.Context, in BootInput, heard *milestones) (err error) {
 	if in.Where.VM {
 		start = (*Activities).StartVM
 	}
-	if err := workflow.ExecuteActivity(device(ctx, in.Limits.act()), start, in).Get(ctx, nil); err != nil {
+	if err := workflow.ExecuteActivity(device(ctx, in.act()), start, in).Get(ctx, nil); err != nil {
 		// Its BMC did not say, but the target itself did: it is on.
 		if !unanswered(err) || !heard.any() || workflow.GetVersion(ctx, "heard", workflow.DefaultVersion, 1) < 1 {
 			return err

@@ -35,7 +35,7 @@ func (r *recovery) boot(ctx workflow.Context, round int, plan Planned, lost loss
 	policy := r.scope.Policy.Recovery
 	most := int64(max(policy.BootsAtOnce, 1))
 	b := &boots{r: r, step: r.step(round), lost: lost, slots: workflow.NewSemaphore(ctx, most), idle: workflow.NewSemaphore(ctx, most/2),
-		lim: BootLimits{Power: limits(r.scope).power, Boot: policy.BootDeadline.Or(15 * time.Minute), Health: policy.HealthDeadline.Or(5 * time.Minute),
+		lim: BootLimits{Power: limits(r.scope).power, Host: limits(r.scope).device, Boot: policy.BootDeadline.Or(15 * time.Minute), Health: policy.HealthDeadline.Or(5 * time.Minute),
 			Resend: policy.ResendOn.Or(30 * time.Second)},
 		holds: workflow.GetVersion(ctx, "hold", workflow.DefaultVersion, 1) >= 1, ready: map[string]bool{}, mine: map[string]bool{}}
 	wg := workflow.NewWaitGroup(ctx)

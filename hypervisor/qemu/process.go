@@ -9,12 +9,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"time"
 
 	"rerack.dev/rerack/hypervisor/driver"
 	"rerack.dev/rerack/hypervisor/qemu/qmp"
+	"rerack.dev/rerack/internal/child"
 	"rerack.dev/rerack/internal/fault"
 )
 
@@ -83,26 +83,17 @@ func (h *Host) start(ctx context.Context, s driver.Spec) (*process, error) {
 func (h *Host) spawn(l *launch, name string, ports []Port) (*process, error) {
 	p := &process{gone: make(chan struct{}), cmd: exec.Command(h.cfg.QEMU, l.args...)} //nolint:gosec // the configured emulator
 	p.cmd.ExtraFiles, p.cmd.Stderr, p.cmd.Dir, p.cmd.WaitDelay = l.files, &limited{b: &p.said}, h.cfg.Dir, time.Second
-	diesWithUs(p.cmd)
-	started := make(chan error)
+	ended, err := child.Start(p.cmd, nil)
+	if err != nil {
+		return nil, &fault.Error{Kind: fault.Internal, What: "start QEMU", Where: h.cfg.QEMU, Err: err, Next: "install qemu-system-x86"}
+	}
 	go func() {
-		// On Linux a child that dies with us dies with the thread that started it.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		p.err = p.cmd.Wait()
+		p.err = <-ended
 		if err := h.clean(name, ports); err != nil {
 			h.cfg.Logger.Error("clean up after a machine", "vm", name, "err", err)
 		}
 		close(p.gone)
 	}()
-	if err := <-started; err != nil {
-		return nil, &fault.Error{Kind: fault.Internal, What: "start QEMU", Where: h.cfg.QEMU, Err: err, Next: "install qemu-system-x86"}
-	}
 	return p, nil
 }
 

@@ -4,14 +4,8 @@ import (
 	"errors"
 	"net"
 	"os"
-	"os/exec"
 	"syscall"
 )
-
-// diesWithUs has the kernel kill the process when this one is gone, however it went.
-func diesWithUs(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-}
 
 // socketPair returns the two ends of a stream.
 func socketPair() (near net.Conn, far *os.File, err error) {

@@ -3,6 +3,7 @@ package imagebuild
 import (
 	"debug/elf"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -51,12 +52,54 @@ func (r root) find(name string) (string, error) {
 	return filepath.Join(string(r), at), nil
 }
 
-func (r root) read(name string) ([]byte, error) {
-	real, err := r.find(name)
+func (r root) read(name string) ([]byte, error) { return roots{r}.read(name) }
+
+// roots are several such folders: a file is in the first that has it.
+type roots []root
+
+func (rs roots) find(name string) (real string, err error) {
+	for _, r := range rs {
+		if real, err = r.find(name); err == nil {
+			return real, nil
+		}
+	}
+	return "", err
+}
+
+func (rs roots) read(name string) ([]byte, error) {
+	real, err := rs.find(name)
 	if err != nil {
 		return nil, err
 	}
 	return os.ReadFile(real)
+}
+
+// File is a file of a system, by its absolute name.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// Closure reads programs with the loader and all libraries that they need, each from the first of the folders
+// that has it.
+func Closure(from []string, programs ...string) ([]File, error) {
+	var rs roots
+	for _, f := range from {
+		rs = append(rs, root(f))
+	}
+	names, err := rs.closure(programs)
+	if err != nil {
+		return nil, err
+	}
+	var out []File
+	for _, n := range names {
+		b, err := rs.read(n)
+		if err != nil {
+			return nil, fault.Wrap(err, "read", n)
+		}
+		out = append(out, File{n, b})
+	}
+	return out, nil
 }
 
 // libraryPath is where the loader looks by itself, and Debian has its libraries for this architecture
@@ -66,7 +109,7 @@ func libraryPath() []string {
 }
 
 // closure lists the files that programs need to run, themselves included, each where it is looked for.
-func (r root) closure(programs []string) ([]string, error) {
+func (rs roots) closure(programs []string) ([]string, error) {
 	var out []string
 	seen := map[string]bool{}
 	for todo := programs; len(todo) > 0; {
@@ -77,7 +120,7 @@ func (r root) closure(programs []string) ([]string, error) {
 		}
 		seen[name] = true
 		out = append(out, name)
-		needs, err := r.needs(name)
+		needs, err := rs.needs(name)
 		if err != nil {
 			return nil, err
 		}
@@ -87,8 +130,8 @@ func (r root) closure(programs []string) ([]string, error) {
 }
 
 // needs lists the libraries and the loader of one program or library.
-func (r root) needs(name string) ([]string, error) {
-	real, err := r.find(name)
+func (rs roots) needs(name string) ([]string, error) {
+	real, err := rs.find(name)
 	if err != nil {
 		return nil, fault.Wrap(err, "find", name)
 	}
@@ -123,7 +166,7 @@ func (r root) needs(name string) ([]string, error) {
 	}
 	dirs = append(dirs, libraryPath()...)
 	for _, lib := range libraries {
-		at, err := r.library(lib, dirs)
+		at, err := rs.library(lib, dirs)
 		if err != nil {
 			return nil, fault.Wrap(err, "find a library", "of "+name)
 		}
@@ -132,12 +175,12 @@ func (r root) needs(name string) ([]string, error) {
 	return out, nil
 }
 
-func (r root) library(lib string, dirs []string) (string, error) {
+func (rs roots) library(lib string, dirs []string) (string, error) {
 	for _, d := range dirs {
 		at := path.Join(d, lib)
-		if _, err := r.find(at); err == nil {
+		if _, err := rs.find(at); err == nil {
 			return at, nil
 		}
 	}
-	return "", &fault.Error{Kind: fault.NotFound, Where: string(r), What: lib, Next: "install the package that has it, or unpack it there"}
+	return "", &fault.Error{Kind: fault.NotFound, Where: fmt.Sprint(rs), What: lib, Next: "install the package that has it, or unpack it there"}
 }

@@ -157,7 +157,7 @@ func (r *Recipe) modules(a *Archive) error {
 
 func (r *Recipe) system(a *Archive) error {
 	from := root(r.Root)
-	programs, err := from.closure(r.Programs)
+	programs, err := roots{from}.closure(r.Programs)
 	if err != nil {
 		return err
 	}

@@ -112,7 +112,7 @@ func (e *evening) token() string { return filepath.Join(e.dir, "data", "admin.to
 // try runs a command and returns what it printed and its exit code.
 func (e *evening) try(args ...string) (stdout, stderr string, code int) {
 	e.t.Helper()
-	ctx, cancel := context.WithTimeout(e.t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(e.t.Context(), 10*time.Minute)
 	defer cancel()
 	var out, errs bytes.Buffer
 	c := e.command(ctx, args...)
@@ -186,7 +186,23 @@ func (e *evening) until(limit time.Duration, what string, ok func() bool) {
 // rerack recovery wait ends with.
 func (e *evening) wait(domain string) (api.RunView, int) {
 	e.t.Helper()
-	out, errs, code := e.try("recovery", "wait", domain, "--timeout", "3m", "-o", "json")
+	return e.waitFor(domain, 3*time.Minute)
+}
+
+func (e *evening) waitFor(domain string, limit time.Duration) (api.RunView, int) {
+	e.t.Helper()
+	return e.ended("recovery", "wait", domain, "--timeout", limit.String(), "-o", "json")
+}
+
+// start starts a run and follows it to its end, as wait does.
+func (e *evening) start(domain string, args ...string) (api.RunView, int) {
+	e.t.Helper()
+	return e.ended(append([]string{"recovery", "start", domain, "--wait", "-o", "json"}, args...)...)
+}
+
+func (e *evening) ended(args ...string) (api.RunView, int) {
+	e.t.Helper()
+	out, errs, code := e.try(args...)
 	var v api.RunView
 	if err := json.Unmarshal([]byte(out), &v); err != nil {
 		e.t.Fatalf("recovery wait ends with %d: %v\n%s%s", code, err, out, errs)

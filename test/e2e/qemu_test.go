@@ -69,7 +69,7 @@ func realMachines(t *testing.T, more ...string) {
 	qemutest.IPMISim(t)
 	root := filepath.Dir(filepath.Dir(qemutest.Sources(t).Kernel))
 	e := labUp(t, append(more, "--qemu", "--qemu-kernel", root, "--qemu-loaders", qemutest.Loaders(t), "--example", "real")...)
-	t.Cleanup(e.keepConsoles)
+	t.Cleanup(func() { e.keepConsoles("a01", "b01", "c01") })
 	e.untilSeen()
 	e.until(time.Minute, "web1 answers from the machine it is installed on", func() bool { return e.answers("10.2.10.11:80", "web1", 1) })
 
@@ -170,7 +170,7 @@ func (e *evening) console(machine string) string {
 }
 
 // keepConsoles copies the consoles of a failed test to where they outlive it.
-func (e *evening) keepConsoles() {
+func (e *evening) keepConsoles(machines ...string) {
 	if !e.t.Failed() {
 		return
 	}
@@ -179,7 +179,7 @@ func (e *evening) keepConsoles() {
 		e.t.Error(err)
 		return
 	}
-	for _, machine := range []string{"a01", "b01", "c01"} {
+	for _, machine := range machines {
 		said := e.console(machine)
 		if err := os.WriteFile(filepath.Join(to, machine+".console"), []byte(said), 0o644); err != nil {
 			e.t.Error(err)

@@ -2,15 +2,22 @@ package gateway
 
 import (
 	"context"
+	"time"
 
 	"rerack.dev/rerack/hypervisor"
 	"rerack.dev/rerack/hypervisor/driver"
 	"rerack.dev/rerack/internal/fault"
 )
 
+// A host that starts its machines all at once, each with a login to its array, takes its time.
+const (
+	hostReads   = 20 * time.Second
+	hostChanges = 50 * time.Second
+)
+
 // told is a host whose driver is told the secrets that definitions name.
 func (g *Gateway) told(d driver.Host, machine string) (driver.Host, error) {
-	return hypervisor.New(&resolving{d, g.cfg.CHAP}, hypervisor.Config{Machine: machine})
+	return hypervisor.New(&resolving{d, g.cfg.CHAP}, hypervisor.Config{Machine: machine, ReadTimeout: hostReads, ChangeTimeout: hostChanges})
 }
 
 // resolving puts the values of secrets into definitions just before the driver gets them, so that no

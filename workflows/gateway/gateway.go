@@ -216,7 +216,8 @@ func (g *Gateway) Host(ctx context.Context, machine string, h state.Host) (hyper
 		return g.existing(ctx, machine, *h.Existing)
 	}
 	return kept(ctx, g, "host/"+machine, h, func() (hypervisordriver.Host, error) {
-		cfg := agent.ClientConfig{URL: h.AgentURL, Certificate: g.cfg.AgentCert, CA: g.cfg.AgentCA, Machine: machine, Epoch: h.Epoch}
+		cfg := agent.ClientConfig{URL: h.AgentURL, Certificate: g.cfg.AgentCert, CA: g.cfg.AgentCA, Machine: machine, Epoch: h.Epoch,
+			Timeout: hostChanges}
 		if g.cfg.AgentDial != nil {
 			var err error
 			if cfg.Dial, err = g.cfg.AgentDial(machine); err != nil {

@@ -56,14 +56,14 @@ func Build(s Sources) (kernel, initrd []byte, err error) { return build(s, drive
 // BuildForDisk returns those of a system that is installed on a disk, see Loader.WriteDisk. It finds its disk
 // where the firmware booted it from over iSCSI, as the iBFT says, or else among the machine's own.
 func BuildForDisk(s Sources) (kernel, initrd []byte, err error) {
-	extra, err := programs(s.Roots, "iscsistart")
+	extra, err := imagebuild.Closure(s.Roots, "/sbin/iscsistart")
 	if err != nil {
 		return nil, nil, err
 	}
 	return build(s, append(drivers(), diskDrivers()...), extra)
 }
 
-func build(s Sources, drivers []string, extra []program) (kernel, initrd []byte, err error) {
+func build(s Sources, drivers []string, extra []imagebuild.File) (kernel, initrd []byte, err error) {
 	if kernel, err = os.ReadFile(s.Kernel); err != nil {
 		return nil, nil, fault.Wrap(err, "read kernel", s.Kernel)
 	}
@@ -89,7 +89,7 @@ func build(s Sources, drivers []string, extra []program) (kernel, initrd []byte,
 		a.Link("bin/"+name, "busybox")
 	}
 	for _, p := range extra {
-		a.File(p.name, 0o755, p.data)
+		a.File(p.Name, 0o755, p.Data)
 	}
 	var order strings.Builder
 	for _, m := range modules {

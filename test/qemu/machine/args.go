@@ -14,9 +14,12 @@ const firstFD = 3
 // default devices.
 func (c *Config) args(b Boot, accelerator string) []string {
 	cpu := "max"
-	if accelerator == kvmprobe.KVM {
+	switch {
+	case accelerator == kvmprobe.KVM:
 		cpu = "host"
-	} else {
+	case c.CPUs > 1: // a host, whose machines would wait for each other on one thread
+		accelerator += ",thread=multi,tb-size=256"
+	default:
 		accelerator += ",thread=single,tb-size=32"
 	}
 	board := "pc,graphics=off" // SeaBIOS speaks on the serial console

@@ -11,9 +11,9 @@ import (
 	"sync"
 	"time"
 
+	"rerack.dev/rerack/internal/child"
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/internal/kvmprobe"
-	"rerack.dev/rerack/test/qemu/child"
 )
 
 // Machine is one machine. It is off while Run is not running.
@@ -62,7 +62,10 @@ func (m *Machine) Run(ctx context.Context, b Boot) error {
 	cmd := exec.CommandContext(ctx, c.QEMU, c.args(b, m.accelerator(ctx))...) // killed when ctx ends
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = &lines{file: console, use: c.OnLine}, said, far
 	cmd.WaitDelay = killed
-	err = <-child.Start(cmd)
+	ended, err := child.Start(cmd, nil)
+	if err == nil {
+		err = <-ended
+	}
 	if ctx.Err() != nil || err == nil {
 		return nil
 	}

@@ -14,9 +14,9 @@ import (
 	"sync"
 	"time"
 
+	"rerack.dev/rerack/internal/child"
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/sanzoning/tgt/tgtadm"
-	"rerack.dev/rerack/test/qemu/child"
 )
 
 // Config of a Daemon. Dir is required.
@@ -71,7 +71,12 @@ func Start(ctx context.Context, c Config) (_ *Daemon, err error) {
 	cmd.Env = append(os.Environ(), "TGT_IPC_SOCKET="+filepath.Join(c.Dir, "ipc"))
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
-	d := &Daemon{Socket: filepath.Join(c.Dir, "ipc."+control), Portal: portal, stop: stop, ended: child.Start(cmd), accounts: map[string]string{}}
+	ended, err := child.Start(cmd, nil)
+	if err != nil {
+		stop()
+		return nil, fault.Wrap(err, "start", program)
+	}
+	d := &Daemon{Socket: filepath.Join(c.Dir, "ipc."+control), Portal: portal, stop: stop, ended: ended, accounts: map[string]string{}}
 	defer func() {
 		if err != nil {
 			_ = d.Close() // it failed already
