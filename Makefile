@@ -53,7 +53,7 @@ chaos:
 bench: build
 	$(PURE) $(GO) run ./test/bench -bin bin/rerack $$(grep -rl --include='*_test.go' '^func Benchmark' . | grep -v ./test/e2e/ | xargs -n1 dirname | sort -u)
 
-# Our servers beside their peers, as root: some five minutes, one table, no traffic outside namespaces of its own.
+# Our servers beside their peers, as root: some seven minutes, one table, no traffic outside namespaces of its own.
 bench-peers:
 	./test/peers/run
 
