@@ -99,7 +99,7 @@ func TestTFTPWithAToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(1, ours...)
-	if m, err := s.Ledger.Wait(within(t), "m1", pxe.KindAlarm); err != nil || m.Detail != "used token asks for grub.cfg" {
+	if m, err := s.Ledger.Wait(within(t), "m1", pxe.KindAlarm); err != nil || m.Topic != pxe.TopicToken || !strings.HasPrefix(m.Detail, "used token asks for grub.cfg (from ") {
 		t.Errorf("alarm %+v, %v", m, err)
 	}
 
