@@ -3,6 +3,7 @@ package pxe
 import (
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,6 +47,28 @@ func (a Arch) Loader() string {
 		return "snponly.efi"
 	case ArchEFIARM64, ArchHTTPARM64:
 		return "snponly-arm64.efi"
+	}
+	return ""
+}
+
+// GRUB returns the file name of the GRUB that a machine of this architecture loads, as UEFI's removable
+// media and Debian's signed packages name them; "" where there is none.
+func (a Arch) GRUB() string {
+	switch a {
+	case ArchEFIX64, ArchEFIBC:
+		return "grubx64.efi"
+	case ArchEFIARM64:
+		return "grubaa64.efi"
+	case ArchBIOS, ArchHTTPX64, ArchHTTPARM64: // Debian's GRUB does not speak HTTP
+	}
+	return ""
+}
+
+// Shim returns the file name of the shim that Secure Boot lets start, and that starts GRUB from the
+// folder it was itself loaded from; "" where there is none.
+func (a Arch) Shim() string {
+	if g := a.GRUB(); g != "" {
+		return "shim" + strings.TrimPrefix(g, "grub")
 	}
 	return ""
 }
@@ -97,7 +120,7 @@ type Decision struct {
 	Reason Reason
 	Entry  *Entry // nil when unknown
 	NIC    NIC
-	// BootFile is a name for TFTP (ClassPXE) or a URL.
+	// BootFile is a name for TFTP (ClassPXE) or a URL. It may hold the token: it is a secret.
 	BootFile string
 	// PhoneHome is the URL the booted system reports to, for iPXE and the system itself.
 	PhoneHome string
@@ -161,15 +184,37 @@ func (d *Decider) Decide(r Request) Decision {
 	case r.Class == ClassHTTP && boot.HTTP != nil && !e.Intent.Held:
 		dec.Answer, dec.Reason = Serve, ReasonBoot
 		dec.BootFile = d.URL(e, boot.HTTP.Path())
-	case r.Arch.Loader() == "":
-		dec.Reason = ReasonNoLoader
-	case r.Class == ClassHTTP:
-		dec.Answer, dec.Reason = Serve, ReasonBoot
-		dec.BootFile = d.URL(e, PathLoader+r.Arch.Loader())
 	default:
-		dec.Answer, dec.Reason, dec.BootFile = Serve, ReasonBoot, r.Arch.Loader()
+		dec.BootFile = d.loader(r, e)
+		dec.Answer, dec.Reason = Serve, ReasonBoot
+		if dec.BootFile == "" {
+			dec.Answer, dec.Reason = Silent, ReasonNoLoader
+		}
 	}
 	return dec
+}
+
+// loader is what the firmware loads first: iPXE, or where that cannot be, GRUB by way of TFTP. What GRUB
+// does is in the folder that it comes from, so that is one of the machine's own.
+func (d *Decider) loader(r Request, e *Entry) string {
+	in := &e.Intent
+	name := r.Arch.Loader()
+	switch grub := in.Boot.ByGRUB(); {
+	case in.SecureBoot && (!grub || r.Class != ClassPXE):
+		return ""
+	case in.SecureBoot:
+		name = r.Arch.Shim()
+	case grub && r.Class == ClassPXE && r.Arch == ArchEFIARM64:
+		name = r.Arch.GRUB()
+	case name != "" && r.Class == ClassHTTP:
+		return d.URL(e, PathLoader+name)
+	default:
+		return name
+	}
+	if name == "" {
+		return ""
+	}
+	return e.Path(name)
 }
 
 func (r *Request) reaches(a netip.Prefix) bool {
@@ -204,7 +249,19 @@ const (
 	PathJoin      = "join"
 	PathOrders    = "capture/orders"
 	PathReport    = "capture/report"
+	PathConfig    = "grub.cfg" // by TFTP
 )
+
+// Params is the command line of the kernel that the machine of e boots.
+func (d *Decider) Params(e *Entry) []ipxe.Param {
+	return append(slices.Clone(e.Intent.Boot.Kernel.Params), ipxe.Param{Key: PhoneHomeParam, Value: d.URL(e, PathPhoneHome)})
+}
+
+// Root is the first element of the paths that hold a token.
+const Root = "boot"
+
+// Path is the name of path for the machine of e in TFTP. It holds the token: it is a secret.
+func (e *Entry) Path(path string) string { return Root + "/" + e.text + "/" + path }
 
 // Path is where the image lies below /boot/<token>/. Firmware takes the form from the extension when
 // the server's media type does not tell it.
@@ -217,5 +274,5 @@ func (i *Image) Path() string {
 
 // URL is the address of path for the machine of e. It holds the token: it is a secret.
 func (d *Decider) URL(e *Entry, path string) string {
-	return d.BaseURL + "/boot/" + e.text + "/" + path
+	return d.BaseURL + "/" + e.Path(path)
 }

@@ -25,8 +25,11 @@ type Intent struct {
 	Hostname string
 	Boot     *Boot
 	Expires  time.Time // end of the boot token; required with Boot
-	// Held keeps the machine in iPXE: it is given nothing to boot until an update of the intent lets it.
+	// Held keeps the machine in its boot loader: it is given nothing to boot until an update of the intent lets it.
 	Held bool
+	// SecureBoot says that the machine's firmware starts signed programs only: it is given shim, GRUB and
+	// a kernel or an EFI binary, and nothing that would need iPXE.
+	SecureBoot bool
 
 	// TokenHash is the SHA-256 of the boot token. Table.Set fills it; when it is given it must match,
 	// which finds out a boot plane that was started with another key.
@@ -65,6 +68,9 @@ type Kernel struct {
 	Initrds []Digest // at most 16
 	Params  []ipxe.Param
 }
+
+// ByGRUB reports whether GRUB can boot it: a kernel or an EFI binary, and nothing on a disk.
+func (b *Boot) ByGRUB() bool { return b.Kernel != nil || b.HTTP != nil && b.HTTP.Form == FormEFI }
 
 // ImageForm is how a file is started.
 type ImageForm string

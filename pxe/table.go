@@ -2,6 +2,7 @@ package pxe
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -187,6 +188,11 @@ func (e *Entry) Nonce() string {
 
 // Consume remembers in memory that the durable sink accepted a phone-home with this nonce.
 func (e *Entry) Consume(nonce string) { e.state.nonce.CompareAndSwap(nil, &nonce) }
+
+// Owns reports whether an address is one of the machine's.
+func (e *Entry) Owns(a netip.Addr) bool {
+	return slices.ContainsFunc(e.Intent.NICs, func(n NIC) bool { return n.Address.Addr() == a })
+}
 
 // NIC returns the NIC with the address m.
 func (e *Entry) NIC(m MAC) (NIC, bool) {

@@ -106,6 +106,7 @@ func (a *Activities) bootRecord(ctx context.Context, in BootInput, now time.Time
 	if in.Where.VM {
 		rec.MACs = []string{identityMAC(in.Name, at)}
 	} else {
+		rec.Secure = t.HardwareTypes[m.Spec.HardwareType].Spec.SecureBoot
 		for _, nic := range m.Spec.NICs {
 			rec.MACs = append(rec.MACs, string(nic.MAC))
 		}

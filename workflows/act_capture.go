@@ -170,7 +170,7 @@ func (a *Activities) prepareCapture(ctx context.Context, in BootInput) error {
 	now := a.Now()
 	rec := state.Boot{Name: in.Name, Machine: in.Name, Capture: true, Run: in.Run, Epoch: in.Epoch, Workflow: RecoveryID(in.Run), Reboots: in.Round,
 		Hostname: in.Name, Expires: now.Add(in.Limits.Boot), Address: netip.PrefixFrom(m.Provisioning.Address, net.Subnet.Bits()).String(),
-		Type: string(img.Spec.Type), Kernel: string(img.Spec.Kernel), Cmdline: img.Spec.Cmdline}
+		Type: string(img.Spec.Type), Kernel: string(img.Spec.Kernel), Cmdline: img.Spec.Cmdline, Secure: t.HardwareTypes[m.HardwareType].Spec.SecureBoot}
 	for _, nic := range m.NICs {
 		rec.MACs = append(rec.MACs, string(nic.MAC))
 	}

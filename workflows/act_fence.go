@@ -6,9 +6,11 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	bmc "rerack.dev/rerack/bmc/driver"
 	fabric "rerack.dev/rerack/fabric/driver"
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/orchestrator/state"
@@ -97,8 +99,50 @@ func (a *Activities) fenceVM(ctx context.Context, in FenceInput, w string) (f po
 	}
 	if f.Confirmed = err == nil; err != nil {
 		f.Detail = "its virtual machine on " + last.Machine + " could not be stopped: " + err.Error()
+		// A Host that is off runs nothing, and when it starts again nothing that it ran before.
+		if off, why := a.readsOff(ctx, in.Run, last.Machine); off {
+			f.Confirmed, f.Detail = true, "its host "+last.Machine+" is off: "+why
+		}
 	}
 	return f, true
+}
+
+// readsOff reports whether a machine is certain to be off (rule F3), by reading alone: what else runs there is not
+// to be harmed.
+func (a *Activities) readsOff(ctx context.Context, run, machine string) (bool, string) {
+	r, err := a.run(ctx, run)
+	if err != nil {
+		return false, err.Error()
+	}
+	t, err := a.topology(ctx, r)
+	if err != nil {
+		return false, err.Error()
+	}
+	p, err := a.policy(ctx, r)
+	if err != nil {
+		return false, err.Error()
+	}
+	control, err := a.Devices.Machine(ctx, t.Machines[machine])
+	if err != nil {
+		return false, err.Error()
+	}
+	wanted, gap := max(p.Fencing.OffReadings, 1), p.Fencing.OffInterval.Or(0)
+	var samples []policies.PowerSample
+	for len(samples) < wanted {
+		if len(samples) > 0 {
+			select {
+			case <-time.After(gap):
+			case <-ctx.Done():
+				return false, ctx.Err().Error()
+			}
+		}
+		now, err := control.Power(ctx)
+		if err != nil || now.State != bmc.PowerOff {
+			return false, "power reads " + string(now.State)
+		}
+		samples = append(samples, policies.PowerSample{State: policies.PowerState(now.State), At: now.At})
+	}
+	return policies.OffConfirmed(samples, wanted, gap, a.Observer.LinkOf(machine))
 }
 
 func (a *Activities) fencePower(ctx context.Context, m topology.Machine, p topology.FencingPolicy) policies.Fence {

@@ -389,6 +389,8 @@ func (a *Activities) evict(ctx, dev context.Context, s Step, e policies.Eviction
 	look, cancel := context.WithTimeout(write, (i.StartToCloseTimeout-onDevices(i))/2)
 	defer cancel()
 	victim := Affected{Workload: e.Workload, From: policies.Where{Machine: e.Machine}, Healthy: lease.Healthy}
+	// A BMC that did not answer in time may still turn the machine off: what reads as on says nothing of that.
+	victim.Healthy = victim.Healthy && !fault.Is(err, fault.Timeout)
 	if _, kerr := a.keep(write, look, s, victim, p.Fencing); kerr != nil {
 		a.Log.Error("the lease of a workload that was not evicted cannot be given back", "workload", e.Workload, "machine", e.Machine, "error", kerr)
 	}

@@ -37,6 +37,7 @@ import (
 	"rerack.dev/rerack/pxe/dhcp"
 	"rerack.dev/rerack/pxe/images"
 	"rerack.dev/rerack/pxe/ipxe"
+	"rerack.dev/rerack/pxe/loaders"
 	"rerack.dev/rerack/workflows"
 	"rerack.dev/rerack/workflows/engine"
 	"rerack.dev/rerack/workflows/gateway"
@@ -49,7 +50,8 @@ const controlPlane = "rerack"
 type serverConfig struct {
 	dataDir, store, temporal, namespace string
 	listen                              string
-	secretsFile, imagesDir, loadersDir  string
+	secretsFile, imagesDir              string
+	loaders                             []string
 	deviceCA                            string
 	imageKeys                           []string
 	dhcp, relays, agentHosts            []string
@@ -82,7 +84,7 @@ workflow engine, keys and images. It listens on loopback and serves no DHCP unti
 	f.StringVar(&cfg.secretsFile, "secrets", "", "file of device credentials (default <data-dir>/secrets.json)")
 	f.StringVar(&cfg.imagesDir, "images", "", "store of boot files (default <data-dir>/images)")
 	f.StringSliceVar(&cfg.imageKeys, "image-key", nil, "file of a minisign public key; with it, only images that are signed with one of these are taken and served")
-	f.StringVar(&cfg.loadersDir, "loaders", "/usr/lib/ipxe", "folder with undionly.kpxe, snponly.efi, snponly-arm64.efi")
+	f.StringSliceVar(&cfg.loaders, "loaders", loaders.Folders("/"), "folders with boot loaders: undionly.kpxe, snponly.efi; for Secure Boot shimx64.efi and grubx64.efi; for arm64 grubaa64.efi; as Debian's packages call them or by these names")
 	f.StringVar(&cfg.deviceCA, "device-ca", "", "PEM file of the authorities that sign device certificates (default: the system's)")
 	f.StringSliceVar(&cfg.dhcp, "dhcp", nil, "serve DHCP on a link: interface=address/prefix")
 	f.StringVar(&cfg.dhcpRelay, "dhcp-relay-listen", "", "serve relayed DHCP only, on this address:port")
@@ -285,12 +287,12 @@ func openBootPlane(ctx context.Context, cfg serverConfig, socks *sockets, st sto
 	if err != nil {
 		return nil, nil, err
 	}
-	loaders, err := importLoaders(ctx, cfg.loadersDir, files, log)
+	imported, err := importLoaders(ctx, cfg.loaders, files, log)
 	if err != nil {
 		return nil, nil, err
 	}
 	plane := &bootplane.Plane{Store: st, Table: table, Signals: wf, CA: ca, Now: time.Now, Log: log}
-	c := bootserver.Config{Table: table, Images: files, Loaders: loaders, BaseURL: cfg.bootURL, Sink: plane, Joiner: plane, Logger: log,
+	c := bootserver.Config{Table: table, Images: files, Loaders: imported, BaseURL: cfg.bootURL, Sink: plane, Joiner: plane, Logger: log,
 		HTTPPerSource: 4096, TFTPPerSource: 1024, OnRogue: func(r dhcp.Rogue) {
 			log.Error("foreign DHCP server on a boot link", "server", r.Server, "listener", r.Listener, "seen", r.Evidence)
 		}}
@@ -310,28 +312,6 @@ func openBootPlane(ctx context.Context, cfg serverConfig, socks *sockets, st sto
 	}
 	srv, err := bootserver.New(c)
 	return plane, srv, err
-}
-
-// importLoaders takes the iPXE binaries that are there into the image store.
-func importLoaders(ctx context.Context, dir string, files *images.Store, log *slog.Logger) (map[string]pxe.Digest, error) {
-	out := map[string]pxe.Digest{}
-	for _, name := range []string{"undionly.kpxe", "snponly.efi", "snponly-arm64.efi"} {
-		f, err := os.Open(filepath.Join(dir, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			log.Warn("no network boot loader for some machines", "file", filepath.Join(dir, name), "next", "install the package ipxe, or set --loaders")
-			continue
-		}
-		if err != nil {
-			return nil, &fault.Error{Kind: fault.Invalid, What: "read boot loader", Err: err}
-		}
-		d, err := files.Import(ctx, name, f, "")
-		_ = f.Close()
-		if err != nil {
-			return nil, err
-		}
-		out[name] = d
-	}
-	return out, nil
 }
 
 func openGateway(cfg serverConfig, ca *pki.CA, now func() *topology.Topology, log *slog.Logger) (*gateway.Gateway, error) {

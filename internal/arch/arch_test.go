@@ -71,6 +71,8 @@ func mayImport(from, to string) bool {
 		return under(to, "orchestrator/topology")
 	case under(from, "test/workflowtest"): // in-memory drivers, which the workflows' own tests run on
 		return under(to, "test/world", "workflows") || under(to, "orchestrator", "policies") && !under(to, "orchestrator/api") || under(to, layers...)
+	case under(from, "test/chaos"): // runs the workflows themselves, on virtual time
+		return under(to, "test", "workflows", "policies", "orchestrator", "examples") && !under(to, "orchestrator/api") || under(to, layers...)
 	case under(from, "test/gen", "examples"):
 		return under(to, "orchestrator/topology", "examples")
 	case under(from, "test"):
@@ -82,7 +84,7 @@ func mayImport(from, to string) bool {
 // vendors names who alone may import a third party's module.
 var vendors = map[string][]string{
 	"go.temporal.io/server":              {"workflows/engine"},
-	"go.temporal.io/":                    {"workflows"},
+	"go.temporal.io/":                    {"workflows", "test/chaos"},
 	"github.com/hashicorp/consul":        {"orchestrator/store/consul", "test/consul"},
 	"github.com/stmcginnis/gofish":       {"bmc/redfish", "bmc/bmcsim", "bmc/bmclib"},
 	"github.com/bougou/go-ipmi":          {"bmc/ipmi", "bmc/bmcsim"},

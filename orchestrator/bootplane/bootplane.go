@@ -42,7 +42,7 @@ type Plane struct {
 
 // intent translates a record into what the boot servers know.
 func intent(b state.Boot) (pxe.Intent, error) {
-	in := pxe.Intent{Machine: b.Name, Run: BootOf(b), Epoch: b.Epoch, Hostname: b.Hostname, Expires: b.Expires, Held: b.Held, Nonce: b.Nonce}
+	in := pxe.Intent{Machine: b.Name, Run: BootOf(b), Epoch: b.Epoch, Hostname: b.Hostname, Expires: b.Expires, Held: b.Held, SecureBoot: b.Secure, Nonce: b.Nonce}
 	addr, err := netip.ParsePrefix(b.Address)
 	if err != nil {
 		return in, &fault.Error{Kind: fault.Invalid, Where: "boot record " + b.Name, What: "address", Evidence: b.Address, Err: err}

@@ -251,8 +251,9 @@ type Boot struct {
 	File     string            `json:"file,omitempty"` // of types disk, iso and efi
 	SAN      *SANBoot          `json:"san,omitempty"`
 	Expires  time.Time         `json:"expires"`
-	Held     bool              `json:"held,omitempty"`  // waits in its boot loader until what it depends on is healthy
-	Nonce    string            `json:"nonce,omitempty"` // of the phone-home that consumed the token
+	Secure   bool              `json:"secureBoot,omitempty"` // the machine's firmware starts signed programs only
+	Held     bool              `json:"held,omitempty"`       // waits in its boot loader until what it depends on is healthy
+	Nonce    string            `json:"nonce,omitempty"`      // of the phone-home that consumed the token
 	PhonedAt *time.Time        `json:"phonedAt,omitempty"`
 	Reboots  int               `json:"reboots,omitempty"` // times it was booted anew because it asked again by itself
 	Quick    int               `json:"quick,omitempty"`   // how many of the last of them came soon after the phone-home before

@@ -14,6 +14,7 @@ const (
 	ConstraintRunsOn       Constraint = "runsOn"
 	ConstraintArch         Constraint = "arch"
 	ConstraintFirmware     Constraint = "firmware"
+	ConstraintSecureBoot   Constraint = "secureBoot"
 	ConstraintHypervisor   Constraint = "hypervisor"
 	ConstraintCPUs         Constraint = "cpus"
 	ConstraintMemory       Constraint = "memory"
@@ -81,6 +82,13 @@ var (
 			},
 			func(w *workloadFacts, m *machineFacts) string {
 				return fmt.Sprintf("needs firmware %s, the machine boots by %s", joined(w.firmware), joined(m.hardware.Spec.Firmware))
+			}},
+		{ConstraintSecureBoot,
+			func(w *workloadFacts, m *machineFacts) bool {
+				return !m.hardware.Spec.SecureBoot || w.image == "" || w.image.Signed()
+			},
+			func(w *workloadFacts, m *machineFacts) string {
+				return fmt.Sprintf("boots an image of type %s, the machine starts signed kernels and EFI binaries only", w.image)
 			}},
 		cpuTest,
 		memoryTest(0),

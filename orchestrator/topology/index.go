@@ -34,6 +34,7 @@ type machineFacts struct {
 type workloadFacts struct {
 	workload *Workload
 	firmware []Firmware // ways it can boot: its own demand and its image's; none means any
+	image    ImageType  // empty when its image does not exist
 	sites    []string   // sites of its networks, each once
 	volumes  []volumeFacts
 }
@@ -129,7 +130,8 @@ func strictness(u PoolUse) int {
 
 func (t *Topology) workloadFacts(name string) *workloadFacts {
 	w := t.Workloads[name]
-	f := &workloadFacts{workload: &w, firmware: t.Images[w.Spec.Image].Spec.Firmware}
+	img := t.Images[w.Spec.Image].Spec
+	f := &workloadFacts{workload: &w, firmware: img.Firmware, image: img.Type}
 	if w.Spec.Firmware != "" {
 		f.firmware = []Firmware{w.Spec.Firmware}
 	}

@@ -111,6 +111,7 @@ type HardwareTypeSpec struct {
 	CPUs         int        `json:"cpus" minimum:"1" maximum:"4096" doc:"Logical CPUs"`
 	MemoryMiB    int64      `json:"memoryMiB" minimum:"1" doc:"Memory in MiB"`
 	Firmware     []Firmware `json:"firmware" minItems:"1" doc:"Ways it can boot" enum:"bios,uefi"`
+	SecureBoot   bool       `json:"secureBoot,omitempty" doc:"Its firmware starts signed programs only: it boots images of kernel form and EFI binaries, by shim and GRUB"`
 	Hypervisor   bool       `json:"hypervisor,omitempty" doc:"May run the hypervisor image and host virtual machines"`
 	Watts        int        `json:"watts,omitempty" minimum:"0" doc:"Power drawn under load, in watts"`
 }

@@ -29,6 +29,17 @@ type ImageSpec struct {
 // OneFile reports whether the image is a single file that is started as it is, without parameters.
 func (t ImageType) OneFile() bool { return t == ImageDisk || t == ImageISO || t == ImageEFI }
 
+// Signed reports whether machines with Secure Boot can boot the image: what their chain of shim and GRUB
+// starts is a kernel or an EFI binary. Whether it is signed shows when it boots.
+func (t ImageType) Signed() bool {
+	switch t {
+	case ImageKernel, ImageHypervisor, ImageCapture, ImageEFI:
+		return true
+	case ImageSAN, ImageDisk, ImageISO:
+	}
+	return false
+}
+
 // RunsOn is where a workload may run.
 type RunsOn string
 

@@ -142,6 +142,12 @@ func TestFits(t *testing.T) {
 		"firmware": {func(w *topology.WorkloadSpec, _ *topology.MachineSpec, _ *topology.HardwareTypeSpec) {
 			w.Firmware = topology.BIOS
 		}, "firmware", ""},
+		"Secure Boot": {func(_ *topology.WorkloadSpec, _ *topology.MachineSpec, h *topology.HardwareTypeSpec) {
+			h.SecureBoot = true
+		}, "", ""},
+		"Secure Boot from a disk": {func(w *topology.WorkloadSpec, _ *topology.MachineSpec, h *topology.HardwareTypeSpec) {
+			w.Image, h.SecureBoot = "disk", true
+		}, "secureBoot", ""}, // as a virtual machine its firmware is another
 		"cpus": {func(w *topology.WorkloadSpec, _ *topology.MachineSpec, _ *topology.HardwareTypeSpec) { w.CPUs = 17 }, "cpus", "cpus"},
 		"memory": {func(w *topology.WorkloadSpec, _ *topology.MachineSpec, _ *topology.HardwareTypeSpec) {
 			w.MemoryMiB = 65537

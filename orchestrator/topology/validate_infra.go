@@ -32,6 +32,11 @@ func (v *validator) standing() {
 			v.sameSite(KindSwitch, name, at, v.t.SiteOfSwitch(name), "Switch "+u.Switch, v.t.SiteOfSwitch(u.Switch))
 		}
 	}
+	for _, name := range v.order[KindHardwareType] {
+		if hw := v.t.HardwareTypes[name].Spec; hw.SecureBoot && slices.Contains(hw.Firmware, BIOS) {
+			v.fail(KindHardwareType, name, "spec.secureBoot", "BIOS has no Secure Boot, and a machine that may boot by BIOS starts anything", "firmware: [uefi]")
+		}
+	}
 	for _, name := range v.order[KindMachine] {
 		v.machine(name)
 		v.hypervisor(name, v.t.SiteOf(name))

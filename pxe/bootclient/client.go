@@ -1,5 +1,5 @@
 // Package bootclient boots like a machine: its firmware asks DHCP through a relay, fetches a loader by
-// TFTP or HTTP, becomes iPXE, follows the script, and ends where a machine leaves its firmware. The
+// TFTP or HTTP, becomes iPXE or GRUB, follows the script, and ends where a machine leaves its firmware. The
 // lab's machines and the boot-contract test run it, a thousand at once in one process.
 package bootclient
 
@@ -167,8 +167,13 @@ func (m *machine) boot(ctx context.Context) error {
 			return err
 		}
 		next, err := m.load(ctx, ack)
-		if err != nil || !next {
+		switch {
+		case err != nil:
 			return err
+		case m.firmware() == pxe.ClassPXE && isGRUB(m.c.Arch, ack.file):
+			return m.grub(ctx, ack)
+		case !next:
+			return nil
 		}
 	}
 	ack, err := m.configure(ctx, pxe.ClassIPXE)
@@ -211,19 +216,31 @@ func (m *machine) load(ctx context.Context, ack ack) (isIPXE bool, err error) {
 		m.out.Loader = d
 		return true, nil
 	}
+	m.out.Loader, err = m.digest(ctx, ack, ack.file)
+	return true, err
+}
+
+// digest fetches a file by TFTP.
+func (m *machine) digest(ctx context.Context, ack ack, name string) (pxe.Digest, error) {
+	h := sha256.New()
+	if err := m.tftp(ctx, ack, name, h, m.c.MaxFile); err != nil {
+		return "", err
+	}
+	return pxe.DigestOf([32]byte(h.Sum(nil))), nil
+}
+
+func (m *machine) tftp(ctx context.Context, ack ack, name string, w io.Writer, limit int64) error {
 	server := m.c.TFTPServer
 	if !server.IsValid() {
 		server = netip.AddrPortFrom(ack.next, 69)
 	}
-	h := sha256.New()
 	// What Intel's and QEMU's firmware asks for.
-	n, err := tftp.Client{ListenPacket: m.c.ListenPacket, Block: 1468, Window: 16, MaxSize: m.c.MaxFile, Timeout: m.c.DHCPTimeout}.Get(ctx, server, ack.file, h)
-	if err != nil {
-		return false, err
+	c := tftp.Client{ListenPacket: m.c.ListenPacket, Block: 1468, Window: 16, MaxSize: limit, Timeout: m.c.DHCPTimeout}
+	if _, err := c.Get(ctx, server, name, w); err != nil {
+		return err
 	}
-	m.out.Loader = pxe.DigestOf([32]byte(h.Sum(nil)))
-	m.step("tftp", ack.file)
-	return n > 0, nil
+	m.step("tftp", path.Base(name))
+	return nil
 }
 
 // fetch reads a file by HTTP to its end and returns its digest.

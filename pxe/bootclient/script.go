@@ -117,15 +117,23 @@ func (m *machine) file(ctx context.Context, c ipxe.Command) error {
 	switch c.Name {
 	case "kernel":
 		m.kernel, m.out.Kernel, m.out.Cmdline = true, d, strings.Join(f.Args, " ")
-		for _, a := range f.Args {
-			if v, ok := strings.CutPrefix(a, pxe.PhoneHomeParam+"="); ok {
-				m.out.PhoneHome = v
-			}
+		if u := phoneHome(f.Args); u != "" {
+			m.out.PhoneHome = u
 		}
 	case "initrd":
 		m.out.Initrds = append(m.out.Initrds, d)
 	}
 	return nil
+}
+
+// phoneHome is where a kernel's command line says that the system reports.
+func phoneHome(args []string) string {
+	for _, a := range args {
+		if v, ok := strings.CutPrefix(a, pxe.PhoneHomeParam+"="); ok {
+			return v
+		}
+	}
+	return ""
 }
 
 // chain starts what it fetches: an image ends iPXE, a script goes on in place of the present one. Where

@@ -24,8 +24,8 @@ import (
 type Config struct {
 	Table  *pxe.Table
 	Images *images.Store
-	// Loaders are iPXE binaries in Images, by the names of pxe.Arch.Loader. Machines whose firmware is
-	// iPXE already need none.
+	// Loaders are boot loaders in Images, by the names of pxe.Arch: iPXE, shim and GRUB. Machines whose
+	// firmware is iPXE already need none.
 	Loaders map[string]pxe.Digest
 	// BaseURL is how machines reach HTTP: http://10.0.0.1:8080.
 	BaseURL string
@@ -104,21 +104,13 @@ func New(c Config) (*Server, error) {
 		}
 	}
 	if c.TFTPConn != nil {
-		if s.tftp, err = tftp.New(tftp.Config{Conn: c.TFTPConn, Files: s.loader, ListenPacket: c.ListenPacket,
-			PerSource: c.TFTPPerSource, OnSent: c.OnSent, Logger: c.Logger}); err != nil {
+		f := &files{cfg: &s.cfg, decider: decider, reporter: s.reporter}
+		if s.tftp, err = tftp.New(tftp.Config{Conn: c.TFTPConn, Files: f.open, ListenPacket: c.ListenPacket,
+			PerSource: c.TFTPPerSource, OnSent: f.sent, Logger: c.Logger}); err != nil {
 			return nil, err
 		}
 	}
 	return s, nil
-}
-
-// loader is all that TFTP gives out.
-func (s *Server) loader(name string) (tftp.File, error) {
-	d, ok := s.cfg.Loaders[name]
-	if !ok {
-		return nil, fault.New(fault.NotFound, "no loader of this name")
-	}
-	return s.cfg.Images.Open(d)
 }
 
 // Run serves until ctx ends (nil) or one of the parts fails, which ends the others. It closes the

@@ -31,7 +31,7 @@ import (
 type Config struct {
 	Decider  *pxe.Decider
 	Images   *images.Store
-	Loaders  map[string]pxe.Digest // iPXE binaries by file name, see pxe.Arch.Loader
+	Loaders  map[string]pxe.Digest // boot loaders by file name, see pxe.Arch.Loader
 	Sink     pxe.Milestones        // durable: phone-home waits for it
 	Reporter *pxe.Reporter         // for the rest
 	Joiner   pxe.Joiner            // optional: without it join is refused
@@ -113,7 +113,7 @@ func (h *Handler) owned(next served) http.HandlerFunc {
 			return
 		}
 		from := source(r)
-		if h.cfg.CheckSource && !owns(e, from) {
+		if h.cfg.CheckSource && !e.Owns(from) {
 			h.alarm(e, from, "token used from an address that is not the machine's")
 			http.Error(w, "not this machine's token", http.StatusForbidden)
 			return
@@ -192,9 +192,7 @@ func Script(d *pxe.Decider, e *pxe.Entry, login ipxe.Login) ([]byte, error) {
 		for i := range initrds {
 			initrds[i] = d.URL(e, pxe.PathInitrd+strconv.Itoa(i))
 		}
-		params := append([]ipxe.Param{}, b.Kernel.Params...)
-		params = append(params, ipxe.Param{Key: pxe.PhoneHomeParam, Value: d.URL(e, pxe.PathPhoneHome)})
-		return ipxe.Linux(d.URL(e, pxe.PathKernel), initrds, params)
+		return ipxe.Linux(d.URL(e, pxe.PathKernel), initrds, d.Params(e))
 	case b.ISCSI != nil:
 		return ipxe.SAN(*b.ISCSI, login)
 	case b.HTTP != nil && b.HTTP.Form == pxe.FormEFI:
@@ -209,15 +207,6 @@ func Script(d *pxe.Decider, e *pxe.Entry, login ipxe.Login) ([]byte, error) {
 func (h *Handler) alarm(e *pxe.Entry, from netip.Addr, what string) {
 	h.cfg.Logger.Warn("boot token misused", "machine", e.Intent.Machine, "run", e.Intent.Run, "from", from.String(), "what", what)
 	h.cfg.Reporter.Note(e, pxe.KindAlarm, from, what)
-}
-
-func owns(e *pxe.Entry, from netip.Addr) bool {
-	for _, n := range e.Intent.NICs {
-		if n.Address.Addr() == from {
-			return true
-		}
-	}
-	return false
 }
 
 func source(r *http.Request) netip.Addr {

@@ -191,7 +191,7 @@ func (h *Handler) checkAgent(e *pxe.Entry, agent string) error {
 	if err != nil {
 		return fault.New(fault.Invalid, "agentURL: want an IP address as host")
 	}
-	if owns(e, a.Unmap()) {
+	if e.Owns(a.Unmap()) {
 		return nil
 	}
 	for _, p := range h.cfg.AgentHosts {

@@ -41,7 +41,7 @@ func (s *Store) Open(d pxe.Digest) (*File, error) {
 
 // open is Open without the question of signatures; again reads the content in any case.
 func (s *Store) open(d pxe.Digest, again bool) (*File, error) {
-	f, err := s.root.Open(blob(d))
+	f, err := s.kept.Open(d.Hex())
 	if err != nil {
 		return nil, missing(err, "image "+string(d))
 	}

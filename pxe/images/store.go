@@ -48,6 +48,7 @@ type Options struct {
 // Store is a directory of boot files. It is safe for concurrent use, also by several processes.
 type Store struct {
 	root *os.Root
+	kept *os.Root // the directory blobs: a machine that reads a disk by ranges opens its file for each
 	opt  Options
 
 	change sync.Mutex // held while images and their files come or go together
@@ -91,8 +92,12 @@ func Open(dir string, o Options) (*Store, error) {
 			return nil, fault.Wrap(err, "make image store", dir)
 		}
 	}
-	if err := s.sweep(time.Now().Add(-staleImport)); err != nil {
+	if s.kept, err = root.OpenRoot(blobs); err != nil {
 		root.Close()
+		return nil, fault.Wrap(err, "open image store", dir)
+	}
+	if err := s.sweep(time.Now().Add(-staleImport)); err != nil {
+		s.Close()
 		return nil, fault.Wrap(err, "clear broken imports", dir)
 	}
 	return s, nil
@@ -115,7 +120,7 @@ func (s *Store) sweep(then time.Time) error {
 }
 
 // Close releases the directory; open files stay usable.
-func (s *Store) Close() error { return s.root.Close() }
+func (s *Store) Close() error { return errors.Join(s.kept.Close(), s.root.Close()) }
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$`)
 

@@ -43,27 +43,33 @@ func TestEveryFirmwareBootsTheKernel(t *testing.T) {
 		name   string
 		arch   pxe.Arch
 		rom    bool
+		secure bool
 		loader string
 	}{
-		{"BIOS", pxe.ArchBIOS, false, "undionly.kpxe"},
-		{"UEFI x64", pxe.ArchEFIX64, false, "snponly.efi"},
-		{"UEFI BC", pxe.ArchEFIBC, false, "snponly.efi"},
-		{"UEFI arm64", pxe.ArchEFIARM64, false, "snponly-arm64.efi"},
-		{"HTTP boot x64", pxe.ArchHTTPX64, false, "snponly.efi"},
-		{"HTTP boot arm64", pxe.ArchHTTPARM64, false, "snponly-arm64.efi"},
-		{"iPXE in ROM", pxe.ArchBIOS, true, ""},
+		{"BIOS", pxe.ArchBIOS, false, false, "undionly.kpxe"},
+		{"UEFI x64", pxe.ArchEFIX64, false, false, "snponly.efi"},
+		{"UEFI BC", pxe.ArchEFIBC, false, false, "snponly.efi"},
+		{"UEFI arm64", pxe.ArchEFIARM64, false, false, "grubaa64.efi"},
+		{"HTTP boot x64", pxe.ArchHTTPX64, false, false, "snponly.efi"},
+		{"HTTP boot arm64", pxe.ArchHTTPARM64, false, false, "snponly-arm64.efi"},
+		{"iPXE in ROM", pxe.ArchBIOS, true, false, ""},
+		{"Secure Boot x64", pxe.ArchEFIX64, false, true, "shimx64.efi"},
+		{"Secure Boot BC", pxe.ArchEFIBC, false, true, "shimx64.efi"},
+		{"Secure Boot arm64", pxe.ArchEFIARM64, false, true, "shimaa64.efi"},
 	}
 	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := pxetest.Start(t, nil, nil)
-			s.Set(s.Intent(i+1, s.KernelBoot()))
+			in := s.Intent(i+1, s.KernelBoot())
+			in.SecureBoot = tt.secure
+			s.Set(in)
 			c := s.Client(i+1, tt.arch)
 			c.IPXE = tt.rom
 			out := boot(t, c)
 			if out.End != bootclient.EndKernel || out.Kernel != s.Kernel || !slices.Equal(out.Initrds, []pxe.Digest{s.Initrd}) || out.Loader != s.Loaders[tt.loader] {
 				t.Fatalf("outcome %+v", out)
 			}
-			if !strings.HasPrefix(out.Cmdline, "initrd=initrd0 console=ttyS0,115200 quiet rerack.phonehome=http://127.0.0.1:") {
+			if line := strings.TrimPrefix(out.Cmdline, "initrd=initrd0 "); !strings.HasPrefix(line, "console=ttyS0,115200 quiet rerack.phonehome=http://127.0.0.1:") {
 				t.Errorf("command line %q", out.Cmdline)
 			}
 			if out.Hostname != fmt.Sprintf("w%d", i+1) || out.Address.String() != fmt.Sprintf("10.1.0.%d/16", i+1) {

@@ -19,6 +19,7 @@ func TestHeldMachineWaits(t *testing.T) {
 		want bootclient.End
 	}{
 		{"kernel on BIOS", pxe.ArchBIOS, (*pxetest.Site).KernelBoot, bootclient.EndKernel},
+		{"kernel on arm64", pxe.ArchEFIARM64, (*pxetest.Site).KernelBoot, bootclient.EndKernel},
 		{"disk behind an HBA", pxe.ArchEFIX64, func(*pxetest.Site) *pxe.Boot { return &pxe.Boot{LocalDisk: true} }, bootclient.EndLocalDisk},
 		// Firmware that boots over HTTP by itself could not be held: it gets the loader first.
 		{"image by firmware", pxe.ArchHTTPX64, func(s *pxetest.Site) *pxe.Boot {

@@ -62,7 +62,7 @@ func Start(t testing.TB, ledger *Ledger, change func(*bootserver.Config)) *Site 
 		return d
 	}
 	s.Kernel, s.Initrd, s.Image = put("vmlinuz", 300<<10), put("initrd.img", 500<<10), put("shell.efi", 100<<10)
-	for _, n := range []string{"undionly.kpxe", "snponly.efi", "snponly-arm64.efi"} {
+	for _, n := range []string{"undionly.kpxe", "snponly.efi", "snponly-arm64.efi", "shimx64.efi", "grubx64.efi", "shimaa64.efi", "grubaa64.efi"} {
 		s.Loaders[n] = put(n, 80<<10)
 	}
 	udp := func() net.PacketConn {

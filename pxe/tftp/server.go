@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,8 +26,9 @@ type File interface {
 }
 
 // Files finds a file by the exact name a client sent, less one leading slash. fault.NotFound is told
-// to the client as such, any other error only as a failure.
-type Files func(name string) (File, error)
+// to the client as such, any other error only as a failure. A name may hold a secret before its last
+// slash, which no log shows.
+type Files func(name string, from netip.AddrPort) (File, error)
 
 // Config of a Server. Zero values of the numbers mean the defaults named.
 type Config struct {
@@ -43,7 +45,8 @@ type Config struct {
 	Timeout  time.Duration
 	Tries    int
 	Deadline time.Duration
-	// OnSent is told of each file that a client acknowledged whole; it must not block.
+	// OnSent is told of each file that a client acknowledged whole, by the name that Files was asked for;
+	// it must not block.
 	OnSent func(name string, to netip.AddrPort, size int64)
 	Logger *slog.Logger
 }
@@ -225,13 +228,14 @@ func (s *Server) serve(ctx context.Context, req request, to netip.AddrPort) {
 		refuse(errIllegal, "only mode octet")
 		return
 	}
-	f, err := s.cfg.Files(strings.TrimPrefix(req.name, "/"))
+	name := strings.TrimPrefix(req.name, "/")
+	f, err := s.cfg.Files(name, to)
 	if err != nil {
 		if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Invalid) {
 			refuse(errNotFound, "file not found")
 			return
 		}
-		s.cfg.Logger.Error("TFTP file not served", "name", req.name, "to", to, "err", err)
+		s.cfg.Logger.Error("TFTP file not served", "name", path.Base(name), "to", to, "err", err)
 		refuse(errUndefined, "file cannot be served")
 		return
 	}
@@ -245,12 +249,12 @@ func (s *Server) serve(ctx context.Context, req request, to netip.AddrPort) {
 	s.stats.resent.Add(t.resent)
 	if err != nil {
 		s.stats.failed.Add(1)
-		s.cfg.Logger.Debug("TFTP transfer ended early", "name", req.name, "to", to, "err", err)
+		s.cfg.Logger.Debug("TFTP transfer ended early", "name", path.Base(name), "to", to, "err", err)
 		return
 	}
 	s.stats.done.Add(1)
 	if s.cfg.OnSent != nil {
-		s.cfg.OnSent(req.name, to, f.Size())
+		s.cfg.OnSent(name, to, f.Size())
 	}
 }
 

@@ -31,7 +31,7 @@ func content(n int) []byte {
 }
 
 func files(m map[string][]byte) tftp.Files {
-	return func(name string) (tftp.File, error) {
+	return func(name string, _ netip.AddrPort) (tftp.File, error) {
 		b, ok := m[name]
 		if !ok {
 			return nil, fault.New(fault.NotFound, name)

@@ -36,6 +36,7 @@ type transfer struct {
 	conn   net.PacketConn
 	udp    *net.UDPConn     // conn, when it is the kernel's
 	batch  *ipv4.PacketConn // for windows, when udp is set
+	step   *lockstep        // for a window of 1, where the system has it
 	to     netip.AddrPort
 	addr   *net.UDPAddr
 	file   File
@@ -69,6 +70,8 @@ func newTransfer(c *Config, conn net.PacketConn, to netip.AddrPort, f File, want
 		t.udp = u
 		if t.window > 1 {
 			t.batch = ipv4.NewPacketConn(u)
+		} else {
+			t.step = newLockstep(u, to)
 		}
 	}
 	return t
@@ -221,8 +224,12 @@ func (t *transfer) write(p []byte) error {
 	return gone(err)
 }
 
-// writeAll hands a whole window to the kernel in one call where it can.
+// writeAll hands a whole window to the kernel in one call where it can, a single block with the next read.
 func (t *transfer) writeAll(msgs []ipv4.Message) error {
+	if t.step != nil {
+		t.step.out = msgs[0].Buffers[0]
+		return nil
+	}
 	if t.batch == nil || len(msgs) == 1 {
 		for i := range msgs {
 			if err := t.write(msgs[i].Buffers[0]); err != nil {
@@ -283,6 +290,9 @@ func (t *transfer) receive(deadline time.Time) (uint16, error) {
 }
 
 func (t *transfer) read() (int, netip.AddrPort, error) {
+	if t.step != nil {
+		return t.step.read(t.b.in[:])
+	}
 	if t.udp != nil {
 		n, from, err := t.udp.ReadFromUDPAddrPort(t.b.in[:])
 		return n, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), err

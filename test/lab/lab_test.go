@@ -99,7 +99,7 @@ func serveBoot(t testing.TB, l *lab.Lab, dir string) *plane {
 	tftp, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	must(t, err)
 	loaders := map[string]pxe.Digest{}
-	for _, name := range []string{"undionly.kpxe", "snponly.efi", "snponly-arm64.efi"} {
+	for _, name := range []string{"undionly.kpxe", "snponly.efi", "snponly-arm64.efi", "shimx64.efi", "grubx64.efi", "grubaa64.efi"} {
 		f, err := os.Open(filepath.Join(dir, "loaders", name))
 		must(t, err)
 		loaders[name], err = store.Import(t.Context(), name, f, "")

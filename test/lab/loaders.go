@@ -1,13 +1,11 @@
 package lab
 
 import (
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 
 	"rerack.dev/rerack/internal/fault"
-	"rerack.dev/rerack/pxe"
+	"rerack.dev/rerack/pxe/loaders"
 )
 
 const loadersDir = "loaders"
@@ -19,30 +17,29 @@ func (l *Lab) makeLoaders() error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fault.Wrap(err, "make boot loaders", dir)
 	}
-	for _, a := range []pxe.Arch{pxe.ArchBIOS, pxe.ArchEFIX64, pxe.ArchEFIARM64} {
-		loader, err := l.loader(a)
+	for _, loader := range loaders.All() {
+		b, err := l.loader(loader)
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, a.Loader()), loader, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, loader.Name), b, 0o600); err != nil {
 			return fault.Wrap(err, "make boot loaders", dir)
 		}
 	}
 	return nil
 }
 
-func (l *Lab) loader(a pxe.Arch) ([]byte, error) {
-	noise := l.blob(a.Loader(), "RERACK LAB LOADER")
-	if l.cfg.QEMU == nil {
-		return noise, nil
+func (l *Lab) loader(x loaders.Loader) ([]byte, error) {
+	path := ""
+	if l.cfg.QEMU != nil {
+		path = x.Find(append([]string{l.cfg.QEMU.Loaders}, loaders.Folders("/")...)...)
+		if path == "" && x.Common {
+			return nil, &fault.Error{Kind: fault.NotFound, Where: l.cfg.QEMU.Loaders, What: "find boot loader " + x.Name, Next: "install the package " + x.Package}
+		}
 	}
-	path := filepath.Join(l.cfg.QEMU.Loaders, a.Loader())
+	if path == "" {
+		return l.blob(x.Name, "RERACK LAB LOADER"), nil
+	}
 	b, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && a == pxe.ArchEFIARM64:
-		return noise, nil // Debian 12 has none
-	case err != nil:
-		return nil, &fault.Error{Kind: fault.NotFound, Where: path, What: "read boot loader", Err: err, Next: "install the package ipxe"}
-	}
-	return b, nil
+	return b, fault.Wrap(err, "read boot loader", path)
 }

@@ -6,6 +6,8 @@ install() {
   command -v dnsmasq >/dev/null || need+=(dnsmasq-base)
   command -v ipmipower >/dev/null || need+=(freeipmi-tools)
   command -v ipmi_sim >/dev/null || need+=(openipmi)
+  command -v nginx >/dev/null || need+=(nginx-light)
+  command -v in.tftpd >/dev/null || need+=(tftpd-hpa)
   if [ ${#need[@]} -gt 0 ]; then
     echo "installing ${need[*]}" >&2
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null

@@ -41,6 +41,13 @@ until_ok() {
 # spent PID prints the CPU time of a process in ns, all threads.
 spent() { cat /proc/"$1"/task/*/schedstat | awk '{s += $1} END {printf "%.0f", s}'; }
 
+# spent_all PID is spent of a process and its children.
+spent_all() {
+  local p sum=0
+  for p in $1 $(cat /proc/"$1"/task/*/children); do sum=$((sum + $(spent "$p"))); done
+  echo $sum
+}
+
 # overrun SPACE prints how many datagrams found the buffers of its UDP sockets full.
 overrun() { inside "$1" awk 'NR > 1 {s += $NF} END {print s + 0}' /proc/net/udp; }
 

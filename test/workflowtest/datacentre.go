@@ -30,6 +30,10 @@ type Config struct {
 	Topology *topology.Topology // not changed afterwards
 	Store    store.Store        // the boot records are read from it, milestones are written to it
 	Signals  bootplane.Signaller
+	// Live makes the data centre go by time.Now, which in a bubble of testing/synctest is virtual, and lets
+	// machines boot beside who turned them on. Otherwise time moves only while a device works, and a
+	// machine has booted, as far as it gets, when the call that turned it on returns.
+	Live bool
 }
 
 // Validate names the first key that is wrong.
@@ -53,6 +57,7 @@ type DataCentre struct {
 	store store.Store
 	plane *bootplane.Plane
 	clock clock
+	live  bool
 
 	mu       sync.Mutex
 	failures map[string]Failure
@@ -76,7 +81,7 @@ func New(ctx context.Context, c Config) (*DataCentre, error) {
 		return nil, err
 	}
 	d := &DataCentre{topo: c.Topology, store: c.Store, failures: map[string]Failure{}, defects: map[string]Defect{},
-		hosts: map[string]*host{}, waiting: map[string]func(context.Context){}, commits: map[string]int{}, clock: clock{now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}}
+		hosts: map[string]*host{}, waiting: map[string]func(context.Context){}, commits: map[string]int{}, live: c.Live, clock: clock{live: c.Live, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}}
 	d.plane = &bootplane.Plane{Store: c.Store, Signals: c.Signals, Now: d.clock.Now, Log: slog.New(slog.DiscardHandler)}
 	w, err := world.New(world.Config{Topology: c.Topology, Now: d.clock.Now})
 	if err != nil {
@@ -286,19 +291,27 @@ func (d *DataCentre) able(r world.Run) bool {
 		slices.ContainsFunc(w.Volumes, func(v topology.VolumeUse) bool { return d.World.CanWrite(r.Machine, v.Volume) })
 }
 
-// clock is virtual time.
+// clock is virtual time: its own, or that of the bubble it is in.
 type clock struct {
-	mu  sync.Mutex
-	now time.Time
+	live bool
+	mu   sync.Mutex
+	now  time.Time
 }
 
 func (c *clock) Now() time.Time {
+	if c.live {
+		return time.Now()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.now
 }
 
 func (c *clock) Sleep(d time.Duration) {
+	if c.live {
+		time.Sleep(d)
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.now = c.now.Add(d)

@@ -10,7 +10,10 @@ import (
 
 // Store is the store as activities are to use it: a held target whose record lets it go boots at once,
 // as it does when a boot server follows the records.
-func (d *DataCentre) Store() store.Store { return followed{d.store, d} }
+func (d *DataCentre) Store() store.Store { return d.Follow(d.store) }
+
+// Follow is Store on another way to the same records.
+func (d *DataCentre) Follow(s store.Store) store.Store { return followed{s, d} }
 
 type followed struct {
 	store.Store
@@ -46,6 +49,6 @@ func (d *DataCentre) letGo(ctx context.Context, name string) {
 	delete(d.waiting, name)
 	d.mu.Unlock()
 	if then != nil {
-		then(ctx)
+		d.beside(ctx, then)
 	}
 }

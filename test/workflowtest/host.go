@@ -121,6 +121,6 @@ func (h *host) Power(s driver.Spec) (off func(context.Context) error, err error)
 	if err := h.d.World.StartVM(h.life, vm); err != nil {
 		return nil, err
 	}
-	h.d.netBoot(context.Background(), h.life, s.Name)
+	h.d.beside(context.Background(), func(ctx context.Context) { h.d.netBoot(ctx, h.life, s.Name) })
 	return func(context.Context) error { return h.d.World.StopVM(h.life, s.Name) }, nil
 }

@@ -100,7 +100,7 @@ func (c *control) On(ctx context.Context, boot bmc.BootOverride, _ time.Duration
 			return &fault.Error{Kind: fault.Unverified, Where: c.key(), What: "power on", Err: err, Evidence: string(r.State)}
 		}
 		if life, on := c.d.World.Life(c.name); on && boot.Device == bmc.BootPXE {
-			c.d.netBoot(ctx, life, "")
+			c.d.beside(ctx, func(ctx context.Context) { c.d.netBoot(ctx, life, "") })
 		}
 		return nil
 	})
@@ -112,6 +112,16 @@ func (c *control) StayOff(context.Context) error {
 		return err
 	}
 	return c.d.World.SetRestore(c.name, world.RestoreOff)
+}
+
+// beside does what a machine does by itself: of who turned it on it knows nothing. Unless the data centre is
+// live it is done when beside returns.
+func (d *DataCentre) beside(ctx context.Context, f func(context.Context)) {
+	if d.live {
+		go f(context.Background())
+		return
+	}
+	f(ctx)
 }
 
 // netBoot is what a machine or VM does from its firmware on. Where it gets stuck it stays: the workflow

@@ -38,6 +38,14 @@ func (w *World) Attest(machine string) error {
 	})
 }
 
+// GiveUp records that who started a workload with an epoch gave that start up: whatever became of it, it may be
+// stopped and cut off.
+func (w *World) GiveUp(workload string, epoch uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.given[workload] = max(w.given[workload], epoch)
+}
+
 // Protect takes what a port, zone or mask is set to now as what it must stay (rule S6). kind is port,
 // zone or mask; device the switch, fabric or array.
 func (w *World) Protect(kind, device, name string) error {
@@ -207,7 +215,7 @@ func (w *World) judgePowerOff(name string, m *machine, by string) {
 func (w *World) protected(r Run) bool {
 	m := w.machines[r.Machine]
 	return r.Serving && !w.topo.Workloads[r.Workload].Spec.Repurposable && !m.burned && !w.attested[r.Machine] &&
-		r.Epoch >= w.newest[r.Workload]
+		r.Epoch >= w.newest[r.Workload] && r.Epoch > w.given[r.Workload]
 }
 
 // serving lists the protected runs of a machine that have reach now.

@@ -59,6 +59,7 @@ type World struct {
 	crowded  map[string]bool            // volumes that several machines are masked for or logged in to
 	foreign  map[foreignKey]string      // snapshot of what nobody may change
 	attested map[string]bool            // machines a person gave up
+	given    map[string]uint64          // workload -> newest epoch whose start was given up
 	epochs   map[foreignKey]uint64      // highest epoch seen by each thing on a device
 	broken   map[Violation]bool         // without At: reported already
 	found    []Violation
@@ -120,7 +121,7 @@ func New(c Config) (*World, error) {
 		fabrics: map[string]*fabric{}, arrays: map[string]*array{}, volumes: map[string]*volume{},
 		cables: map[portKey]end{}, byWWPN: map[string]hbaAt{}, byAddr: map[string]string{},
 		byTarget: map[volumeKey]string{}, holders: map[string]map[runKey]*Run{}, newest: map[string]uint64{},
-		crowded: map[string]bool{}, foreign: map[foreignKey]string{}, attested: map[string]bool{}, epochs: map[foreignKey]uint64{},
+		crowded: map[string]bool{}, foreign: map[foreignKey]string{}, attested: map[string]bool{}, given: map[string]uint64{}, epochs: map[foreignKey]uint64{},
 		broken: map[Violation]bool{}, watchers: map[int]func(Event){},
 	}
 	w.build()

@@ -1,6 +1,6 @@
-// Command ours is our side of a comparison with other people's programs, for test/peers/run: our DHCP
-// and TFTP servers and our poll of BMCs as they ship, a TFTP load that is the same for every server,
-// and a stopwatch for a child's CPU time.
+// Command ours is our side of a comparison with other people's programs, for test/peers/run: our DHCP,
+// TFTP and HTTP boot servers and our poll of BMCs as they ship, a load for TFTP and one for HTTP that are
+// the same for every server, and a stopwatch for a child's CPU time.
 package main
 
 import (
@@ -14,11 +14,13 @@ import (
 	"time"
 )
 
-const usage = `usage: ours dhcp|tftp|poll|fetch|time [flags]
+const usage = `usage: ours dhcp|tftp|http|poll|fetch|get|time [flags]
   dhcp   serve reservations on one interface
   tftp   serve the files of one directory
+  http   serve a kernel and an initial RAM disk as a recovery does
   poll   read the power of many BMCs
   fetch  fetch one file from a TFTP server, many at once
+  get    fetch files from an HTTP server, many machines at once
   time   run a command and print the CPU and wall time it took, in ms`
 
 func main() {
@@ -29,7 +31,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	run, ok := map[string]func(context.Context, []string) error{
-		"dhcp": serveDHCP, "tftp": serveTFTP, "poll": poll, "fetch": fetch, "time": stopwatch}[os.Args[1]]
+		"dhcp": serveDHCP, "tftp": serveTFTP, "http": serveHTTP, "poll": poll, "fetch": fetch, "get": get, "time": stopwatch}[os.Args[1]]
 	if !ok {
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)

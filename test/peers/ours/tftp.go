@@ -44,7 +44,7 @@ func serveTFTP(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := tftp.New(tftp.Config{Conn: conn, PerSource: *perSource, Files: func(name string) (tftp.File, error) {
+	s, err := tftp.New(tftp.Config{Conn: conn, PerSource: *perSource, Files: func(name string, _ netip.AddrPort) (tftp.File, error) {
 		f, err := root.Open(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fault.New(fault.NotFound, "no such file")

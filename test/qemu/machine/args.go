@@ -23,7 +23,15 @@ func (c *Config) args(b Boot, accelerator string) []string {
 		accelerator += ",thread=single,tb-size=32"
 	}
 	board := "pc,graphics=off" // SeaBIOS speaks on the serial console
-	if c.Firmware == UEFI {
+	switch {
+	case c.Arch == ARM64:
+		board = "virt"
+		if cpu == "max" {
+			cpu = "cortex-a57" // emulating the newest one's pointer authentication costs half the speed
+		}
+	case c.SecureBoot:
+		board = "q35,smm=on"
+	case c.Firmware == UEFI:
 		board = "q35"
 	}
 	a := []string{"-name", c.Name, "-M", board, "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
@@ -34,6 +42,10 @@ func (c *Config) args(b Boot, accelerator string) []string {
 		a = append(a, "-uuid", c.UUID)
 	}
 	if c.Firmware == UEFI {
+		if c.SecureBoot && c.Arch == X86 {
+			// Only code in system management mode may write the variables.
+			a = append(a, "-global", "driver=cfi.pflash01,property=secure,value=on")
+		}
 		a = append(a, "-drive", "if=pflash,format=raw,readonly=on,file="+comma(c.Code), "-drive", "if=pflash,format=raw,file="+comma(c.vars()))
 		// OVMF tries PXE and HTTP over IPv4 and IPv6 one after the other, minutes each: leave it the one.
 		a = append(a, "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
@@ -53,6 +65,9 @@ func (c *Config) args(b Boot, accelerator string) []string {
 	}
 	if b.Kernel != nil {
 		return append(a, "-kernel", b.Kernel.Path, "-initrd", b.Kernel.Initrd, "-append", b.Kernel.Cmdline)
+	}
+	if c.Arch == ARM64 { // whose firmware tries its disks and then its network cards
+		return a
 	}
 	order := "n"
 	if b.Device == Disk {

@@ -129,14 +129,16 @@ func TestConfig(t *testing.T) {
 	p, err := vswitch.New(nil).Add("p", vswitch.Settings{})
 	must(t, err)
 	for key, spoil := range map[string]func(*machine.Config){
-		"Name":      func(c *machine.Config) { c.Name = "a,b" },
-		"Dir":       func(c *machine.Config) { c.Dir = "" },
-		"Firmware":  func(c *machine.Config) { c.Firmware = "openfirmware" },
-		"MemoryMiB": func(c *machine.Config) { c.MemoryMiB = 32 },
-		"CPUs":      func(c *machine.Config) { c.CPUs = -1 },
-		"UUID":      func(c *machine.Config) { c.UUID = "x" },
-		"Serial":    func(c *machine.Config) { c.Serial = "a,file=/etc/passwd" },
-		"NICs[0]":   func(c *machine.Config) { c.NICs = []machine.NIC{{Port: p}} },
+		"Name":       func(c *machine.Config) { c.Name = "a,b" },
+		"Dir":        func(c *machine.Config) { c.Dir = "" },
+		"Firmware":   func(c *machine.Config) { c.Firmware = "openfirmware" },
+		"Arch":       func(c *machine.Config) { c.Arch = "vax" },
+		"SecureBoot": func(c *machine.Config) { c.SecureBoot = true },
+		"MemoryMiB":  func(c *machine.Config) { c.MemoryMiB = 32 },
+		"CPUs":       func(c *machine.Config) { c.CPUs = -1 },
+		"UUID":       func(c *machine.Config) { c.UUID = "x" },
+		"Serial":     func(c *machine.Config) { c.Serial = "a,file=/etc/passwd" },
+		"NICs[0]":    func(c *machine.Config) { c.NICs = []machine.NIC{{Port: p}} },
 	} {
 		c := machine.Config{Name: "m", Dir: t.TempDir(), Console: "console", MemoryMiB: 128}
 		spoil(&c)

@@ -21,7 +21,15 @@ type Firmware string
 
 const (
 	BIOS Firmware = "bios" // SeaBIOS; the network card's ROM is iPXE
-	UEFI Firmware = "uefi" // OVMF, which boots by PXE and by HTTP itself
+	UEFI Firmware = "uefi" // OVMF, on arm64 AAVMF, which boots by PXE and by HTTP itself
+)
+
+// Arch is a machine's processor architecture.
+type Arch string
+
+const (
+	X86   Arch = "x86_64"
+	ARM64 Arch = "arm64" // UEFI only
 )
 
 // Device is what a machine boots from.
@@ -56,21 +64,31 @@ type Plug interface {
 	Serve(ctx context.Context, c net.Conn) error
 }
 
-// DefaultFirmware is where Debian's package ovmf has UEFI's code, and its variables as they leave the factory.
-const (
-	DefaultCode = "/usr/share/OVMF/OVMF_CODE_4M.fd"
-	DefaultVars = "/usr/share/OVMF/OVMF_VARS_4M.fd"
-)
+// files is where Debian's packages have UEFI's code, and its variables as they leave the factory: for Secure
+// Boot with Microsoft's keys, as in most servers.
+func (c *Config) files() (code, vars, pkg string) {
+	switch {
+	case c.Arch == ARM64 && c.SecureBoot:
+		return "/usr/share/AAVMF/AAVMF_CODE.ms.fd", "/usr/share/AAVMF/AAVMF_VARS.ms.fd", "qemu-efi-aarch64"
+	case c.Arch == ARM64:
+		return "/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd", "qemu-efi-aarch64"
+	case c.SecureBoot:
+		return "/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd", "ovmf"
+	}
+	return "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd", "ovmf"
+}
 
 // Config of a Machine. Name, Dir, MemoryMiB and Console are required.
 type Config struct {
 	Name         string
-	QEMU         string // the emulator; default qemu-system-x86_64
-	Dir          string // gets UEFI's variables
-	Console      string // file to which the serial console is appended
-	MemoryMiB    int64  // at least 64, for UEFI 192
-	CPUs         int    // default 1
-	Firmware     Firmware
+	Arch         Arch     // default X86
+	QEMU         string   // the emulator; default that of Arch, from PATH
+	Dir          string   // gets UEFI's variables
+	Console      string   // file to which the serial console is appended
+	MemoryMiB    int64    // at least 64, for UEFI 192
+	CPUs         int      // default 1
+	Firmware     Firmware // default BIOS, for ARM64 UEFI
+	SecureBoot   bool     // UEFI only: it starts what Microsoft signed
 	UUID, Serial string   // as SMBIOS tells them
 	NICs         []NIC    // at most 8
 	Disks        []string // raw disk images, in the firmware's order
@@ -96,8 +114,14 @@ func (c *Config) Validate() error {
 	bad := func(key, why string) error {
 		return &fault.Error{Kind: fault.Invalid, Where: "machine " + c.Name, What: key, Evidence: why}
 	}
-	c.QEMU, c.Code, c.Vars = or(c.QEMU, "qemu-system-x86_64"), or(c.Code, DefaultCode), or(c.Vars, DefaultVars)
-	c.CPUs, c.Firmware = or(c.CPUs, 1), or(c.Firmware, BIOS)
+	c.Arch, c.CPUs = or(c.Arch, X86), or(c.CPUs, 1)
+	emulator, usual := "qemu-system-x86_64", BIOS
+	if c.Arch == ARM64 {
+		emulator, usual = "qemu-system-aarch64", UEFI
+	}
+	c.QEMU, c.Firmware = or(c.QEMU, emulator), or(c.Firmware, usual)
+	code, vars, pkg := c.files()
+	c.Code, c.Vars = or(c.Code, code), or(c.Vars, vars)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -115,6 +139,12 @@ func (c *Config) Validate() error {
 		return bad("Dir, Console", "missing")
 	case c.Firmware != BIOS && c.Firmware != UEFI:
 		return bad("Firmware", string(c.Firmware))
+	case c.Arch != X86 && c.Arch != ARM64:
+		return bad("Arch", string(c.Arch))
+	case c.Firmware == BIOS && c.Arch == ARM64:
+		return bad("Firmware", "arm64 has no BIOS")
+	case c.Firmware == BIOS && c.SecureBoot:
+		return bad("SecureBoot", "BIOS has none")
 	case c.MemoryMiB < least || c.MemoryMiB > 1<<20:
 		return bad("MemoryMiB", fmt.Sprintf("%d; the least is %d", c.MemoryMiB, least))
 	case c.CPUs < 1 || c.CPUs > 64:
@@ -134,7 +164,7 @@ func (c *Config) Validate() error {
 	if c.Firmware == UEFI {
 		for _, f := range []string{c.Code, c.Vars} {
 			if _, err := os.Stat(f); err != nil {
-				return &fault.Error{Kind: fault.NotFound, Where: "machine " + c.Name, What: "UEFI firmware", Err: err, Next: "install the package ovmf"}
+				return &fault.Error{Kind: fault.NotFound, Where: "machine " + c.Name, What: "UEFI firmware", Err: err, Next: "install the package " + pkg}
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"time"
 
@@ -72,9 +73,9 @@ func (m *Machine) Run(ctx context.Context, b Boot) error {
 	return &fault.Error{Kind: fault.Internal, Where: "machine " + c.Name, What: "run QEMU", Evidence: said.String(), Err: err}
 }
 
-// accelerator is KVM where that has been seen to run a guest.
+// accelerator is KVM where that has been seen to run a guest of the machine's kind.
 func (m *Machine) accelerator(ctx context.Context) string {
-	if m.cfg.KVM == nil {
+	if m.cfg.KVM == nil || (m.cfg.Arch == ARM64) != (runtime.GOARCH == "arm64") {
 		return kvmprobe.TCG
 	}
 	return m.cfg.KVM.Best(ctx)

@@ -5,9 +5,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
+	"rerack.dev/rerack/pxe/imagebuild"
+	"rerack.dev/rerack/pxe/loaders"
 	"rerack.dev/rerack/test/qemu/image"
+	"rerack.dev/rerack/test/qemu/machine"
 )
 
 // KernelEnv names a folder with an unpacked linux-image package; otherwise the one of .ci/qemu is used, or
@@ -31,6 +35,60 @@ func Roots(t testing.TB) []string {
 		roots = []string{named}
 	}
 	return roots
+}
+
+// foreign is where .ci/qemu unpacks what is of another architecture than ours.
+func foreign(t testing.TB, arch machine.Arch) string {
+	t.Helper()
+	return filepath.Join(filepath.Dir(Roots(t)[0]), "qemu-"+string(arch))
+}
+
+// SourcesOf the test system for another architecture, as Sources.
+func SourcesOf(t testing.TB, arch machine.Arch) image.Sources {
+	t.Helper()
+	if arch == machine.X86 {
+		return Sources(t)
+	}
+	root := foreign(t, arch)
+	k, err := imagebuild.FindKernel(root)
+	if err != nil {
+		missing(t, err.Error())
+	}
+	return image.Sources{Kernel: k.Image, Modules: k.Modules, Busybox: filepath.Join(root, "bin", "busybox"), Roots: []string{root}}
+}
+
+// SignedLoaders finds shim and the GRUBs that are signed, by the names that machines load them by.
+func SignedLoaders(t testing.TB, names ...string) map[string]string {
+	t.Helper()
+	var folders []string
+	for _, root := range append(Roots(t), foreign(t, machine.ARM64)) {
+		folders = append(folders, loaders.Folders(root)...)
+	}
+	out := map[string]string{}
+	for _, l := range loaders.All() {
+		if slices.Contains(names, l.Name) {
+			if out[l.Name] = l.Find(folders...); out[l.Name] == "" {
+				missing(t, "no "+l.Name+" of the package "+l.Package)
+			}
+		}
+	}
+	return out
+}
+
+// Emulator is QEMU for an architecture. Its UEFI is asked for by machine.New.
+func Emulator(t testing.TB, arch machine.Arch) string {
+	t.Helper()
+	if arch != machine.ARM64 {
+		return QEMU(t)
+	}
+	path, err := exec.LookPath("qemu-system-aarch64")
+	if err != nil {
+		missing(t, err.Error())
+	}
+	if _, err := os.Stat("/usr/share/AAVMF/AAVMF_CODE.fd"); err != nil {
+		missing(t, err.Error())
+	}
+	return path
 }
 
 // Sources of the test system. Without them the test is skipped, or fails where peers are required.

@@ -98,7 +98,7 @@ func (s *Site) Start(i int, b machine.Boot, port vswitch.Settings, c machine.Con
 	p := s.port(mac.String(), port)
 	ended := make(chan struct{})
 	r := &Running{Port: p, Console: filepath.Join(dir, "console"), lines: make(chan string, 4096), Ended: ended}
-	c.Name, c.QEMU, c.Dir, c.Console, c.Serial = fmt.Sprint("m", i), qemutest.QEMU(t), dir, r.Console, "RR-1"
+	c.Name, c.QEMU, c.Dir, c.Console, c.Serial = fmt.Sprint("m", i), qemutest.Emulator(t, c.Arch), dir, r.Console, "RR-1"
 	c.NICs = []machine.NIC{{MAC: net.HardwareAddr(mac[:]), Port: p}}
 	c.OnLine = func(l string) {
 		select {
@@ -161,6 +161,19 @@ func (s *Site) Ask(addr string) (string, error) {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	return string(b), err
+}
+
+// Signed adds shim and GRUBs to the boot server's loaders.
+func Signed(t testing.TB, names ...string) func(*bootserver.Config) {
+	paths := qemutest.SignedLoaders(t, names...)
+	return func(c *bootserver.Config) {
+		for name, path := range paths {
+			b, err := os.ReadFile(path)
+			must(t, err)
+			c.Loaders[name], err = c.Images.Import(t.Context(), name, bytes.NewReader(b), "")
+			must(t, err)
+		}
+	}
 }
 
 // Serve runs the product's boot server on the site's host, with iPXE and the test system for files.
