@@ -227,7 +227,7 @@ func (a *Activities) host(ctx context.Context, machine string) (hypervisor.Host,
 func vmSpec(t *topology.Topology, in BootInput) hypervisor.Spec {
 	w := t.Workloads[in.Name]
 	s := hypervisor.Spec{Name: in.Name, UUID: identityUUID(w), CPUs: w.Spec.CPUs, MemoryMiB: w.Spec.MemoryMiB,
-		Arch: string(w.Spec.Arch), Firmware: string(w.Spec.Firmware), Epoch: in.Epoch}
+		Arch: string(w.Spec.Arch), Firmware: string(w.Spec.Firmware), Epoch: in.Epoch, Virtio: w.Spec.Virtio}
 	if s.Firmware == "" {
 		s.Firmware = string(topology.UEFI)
 	}

@@ -24,6 +24,9 @@ type Spec struct {
 	NICs      []NIC  `json:"nics"`
 	Disks     []Disk `json:"disks"`
 	Epoch     uint64 `json:"epoch"`
+	// Virtio says that its system has drivers for paravirtual disks. A host that would emulate a controller may
+	// use them; it is no part of what is compared.
+	Virtio bool `json:"virtio,omitempty"`
 }
 
 // NIC is one virtual NIC on a VLAN of the host's uplink.
@@ -191,7 +194,7 @@ func hostPort(s string) bool {
 	return true
 }
 
-// Equal reports whether two definitions are the same in all but the case of the UUID and the values of
+// Equal reports whether two definitions are the same in all but the case of the UUID, Virtio and the values of
 // secrets, the order of NICs and disks included: a guest sees it.
 func (s Spec) Equal(o Spec) bool {
 	return s.Name == o.Name && strings.EqualFold(s.UUID, o.UUID) && s.CPUs == o.CPUs && s.MemoryMiB == o.MemoryMiB && s.Arch == o.Arch &&

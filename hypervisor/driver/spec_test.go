@@ -114,8 +114,8 @@ func TestEqual(t *testing.T) {
 			t.Fatalf("%s is a %s", at, v.Kind())
 		}
 		changed++
-		if s.Equal(whole()) || whole().Equal(s) {
-			t.Errorf("%s does not count", at)
+		if hint := at == "Spec.Virtio"; s.Equal(whole()) != hint || whole().Equal(s) != hint {
+			t.Errorf("%s: equal %v", at, s.Equal(whole()))
 		}
 	}
 	walk("Spec", func(s *driver.Spec) reflect.Value { return reflect.ValueOf(s).Elem() })

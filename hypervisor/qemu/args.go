@@ -111,7 +111,8 @@ func (l *launch) firmware(c *Config, s driver.Spec) error {
 func (c *Config) varsOf(name string) string { return filepath.Join(c.Dir, name+".vars") }
 
 // disks gives the machine its volumes, in their order. The board's own controller has a driver in every
-// system, also in one that was installed on other hardware.
+// system, also in one that was installed on other hardware; but firmware reads from the older of them sector by
+// sector, each over the network.
 func (l *launch) disks(s driver.Spec) error {
 	own, scsi := ideOfBIOS, false
 	if s.Firmware == "uefi" {
@@ -125,6 +126,8 @@ func (l *launch) disks(s driver.Spec) error {
 		l.options("-blockdev", node)
 		dev := map[string]any{"driver": "ide-hd", "drive": node["node-name"], "id": fmt.Sprintf("disk%d", i)}
 		switch {
+		case s.Virtio:
+			dev["driver"] = "virtio-blk-pci"
 		case i >= own:
 			if !scsi {
 				scsi = true

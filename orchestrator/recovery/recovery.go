@@ -120,6 +120,9 @@ func (s *Service) join(ctx context.Context, want, r state.Run) (state.Run, error
 	if want.Kind != r.Kind {
 		return r, conflict(want, r, "another procedure is under way")
 	}
+	if want.Capture != nil && (r.Capture == nil || *want.Capture != *r.Capture) {
+		return r, conflict(want, r, "another disk is being copied into it")
+	}
 	if want.Attestation == "" || want.Attestation == r.Attestation {
 		return r, nil
 	}

@@ -141,8 +141,10 @@ func (c *Config) Validate() error {
 		return bad("Firmware", string(c.Firmware))
 	case c.Arch != X86 && c.Arch != ARM64:
 		return bad("Arch", string(c.Arch))
-	case c.Firmware == BIOS && (c.Arch == ARM64 || c.SecureBoot):
-		return bad("Firmware", "BIOS has neither arm64 nor Secure Boot")
+	case c.Firmware == BIOS && c.Arch == ARM64:
+		return bad("Firmware", "arm64 has no BIOS")
+	case c.Firmware == BIOS && c.SecureBoot:
+		return bad("SecureBoot", "BIOS has none")
 	case c.MemoryMiB < least || c.MemoryMiB > 1<<20:
 		return bad("MemoryMiB", fmt.Sprintf("%d; the least is %d", c.MemoryMiB, least))
 	case c.CPUs < 1 || c.CPUs > 64:
