@@ -11,4 +11,6 @@ type lockstep struct{ out []byte }
 
 func newLockstep(*net.UDPConn, netip.AddrPort) *lockstep { return nil }
 
-func (l *lockstep) read([]byte) (int, netip.AddrPort, error) { return 0, netip.AddrPort{}, net.ErrClosed }
+func (l *lockstep) read([]byte) (int, netip.AddrPort, error) {
+	return 0, netip.AddrPort{}, net.ErrClosed
+}
