@@ -192,7 +192,7 @@ func (a *working) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteAc
 		v, err := a.Next.ExecuteActivity(ctx, in)
 		answered <- answer{v, err}
 	}()
-	limit := time.NewTimer(info.Deadline.Sub(time.Now()) * 95 / 100)
+	limit := time.NewTimer(time.Until(info.Deadline) * 95 / 100)
 	defer limit.Stop()
 	anew := context.WithValue(context.Background(), processKey{}, &process{name: p.name})
 	for {
