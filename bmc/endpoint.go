@@ -4,12 +4,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/url"
 	"strings"
 
 	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/internal/secret"
 )
 
 // Protocol names the wire protocol of a BMC.
@@ -114,24 +114,11 @@ func ParseFingerprint(s string) ([sha256.Size]byte, error) {
 	return out, nil
 }
 
-// Secret is a password that no formatting verb, JSON encoder or logger prints.
-type Secret struct{ value string }
-
-const redacted = "[redacted]"
+// Secret is a password.
+type Secret = secret.Text
 
 // NewSecret wraps a password.
-func NewSecret(s string) Secret { return Secret{value: s} }
-
-// Reveal returns the password. Call it where it goes on the wire, nowhere else.
-func (s Secret) Reveal() string { return s.value }
-
-// String, GoString, Format, MarshalJSON, MarshalText and LogValue hide the value.
-func (Secret) String() string               { return redacted }
-func (Secret) GoString() string             { return redacted }
-func (Secret) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte(redacted)) }
-func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
-func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
-func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
+func NewSecret(s string) Secret { return secret.New(s) }
 
 // Credential is what a BMC login needs.
 type Credential struct {

@@ -318,7 +318,7 @@ func openBootPlane(ctx context.Context, cfg serverConfig, socks *sockets, st sto
 		}}
 	c.CHAP = func(ctx context.Context, name string) (ipxe.Login, error) {
 		l, err := creds.Resolve(ctx, name)
-		return ipxe.Login{User: l.User, Secret: ipxe.NewSecret(l.Password.Reveal())}, err
+		return ipxe.Login{User: l.User, Secret: l.Password}, err
 	}
 	c.Captor = &capture.Desk{Store: st, CHAP: c.CHAP, Now: time.Now}
 	if c.AgentHosts, err = prefixes("--agent-hosts", cfg.agentHosts); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"rerack.dev/rerack/internal/fault"
 	"rerack.dev/rerack/internal/pki"
+	"rerack.dev/rerack/internal/secret"
 	"rerack.dev/rerack/orchestrator/bootplane"
 	desk "rerack.dev/rerack/orchestrator/capture"
 	"rerack.dev/rerack/orchestrator/state"
@@ -57,7 +58,7 @@ func start(t *testing.T) *site {
 	s.Site = pxetest.Start(t, nil, func(c *bootserver.Config) {
 		s.plane.Table, c.Sink = c.Table, s.plane
 		c.Captor = &desk.Desk{Store: st, Now: time.Now, CHAP: func(_ context.Context, name string) (ipxe.Login, error) {
-			return ipxe.Login{User: name, Secret: ipxe.NewSecret("canary-secret")}, nil
+			return ipxe.Login{User: name, Secret: secret.New("canary-secret")}, nil
 		}}
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/internal/secret"
 	"rerack.dev/rerack/pxe"
 	"rerack.dev/rerack/pxe/ipxe"
 )
@@ -83,7 +84,7 @@ func (m *machine) set(args []string) {
 	case "username":
 		m.login.User = args[1]
 	case "password":
-		m.login.Secret = ipxe.NewSecret(args[1])
+		m.login.Secret = secret.New(args[1])
 	}
 }
 

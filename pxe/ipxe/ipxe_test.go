@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/internal/secret"
 	"rerack.dev/rerack/pxe/ipxe"
 )
 
@@ -46,7 +47,7 @@ func play(t testing.TB, script []byte) seen {
 			case "username":
 				s.login.User = c.Args[1]
 			case "password":
-				s.login.Secret = ipxe.NewSecret(c.Args[1])
+				s.login.Secret = secret.New(c.Args[1])
 			}
 		case "sanboot":
 			d, err := ipxe.DecodeSAN(c.Args)
@@ -118,9 +119,9 @@ func TestInjection(t *testing.T) {
 		x.Initiator += p
 		_, err = ipxe.SAN(x, ipxe.Login{})
 		refused("initiator", err)
-		_, err = ipxe.SAN(iqn, ipxe.Login{User: "u" + p, Secret: ipxe.NewSecret("s")})
+		_, err = ipxe.SAN(iqn, ipxe.Login{User: "u" + p, Secret: secret.New("s")})
 		refused("CHAP user", err)
-		_, err = ipxe.SAN(iqn, ipxe.Login{User: "u", Secret: ipxe.NewSecret("hush" + p)})
+		_, err = ipxe.SAN(iqn, ipxe.Login{User: "u", Secret: secret.New("hush" + p)})
 		refused("CHAP secret", err)
 		if strings.Contains(err.Error(), "hush") {
 			t.Errorf("the error tells the secret: %v", err)
@@ -247,7 +248,7 @@ func FuzzRoundTrip(f *testing.F) {
 			}
 		}
 		in := ipxe.Target{Portal: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.9"), port), Name: name, LUN: uint16(lun), Initiator: name}
-		login := ipxe.Login{User: key, Secret: ipxe.NewSecret(value)}
+		login := ipxe.Login{User: key, Secret: secret.New(value)}
 		if b, err := ipxe.SAN(in, login); err == nil {
 			if s := play(t, b); s.target != in || s.login != login {
 				t.Fatalf("%q became %+v", b, s)

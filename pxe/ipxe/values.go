@@ -1,12 +1,12 @@
 package ipxe
 
 import (
-	"fmt"
 	"net/netip"
 	"net/url"
 	"strings"
 
 	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/internal/secret"
 )
 
 // Limits of single values. A kernel takes a command line of 2,048 bytes on x86 and arm64
@@ -104,23 +104,8 @@ func (t Target) Check() error {
 // Login is a CHAP user and secret; the zero Login is none.
 type Login struct {
 	User   string
-	Secret Secret
+	Secret secret.Text
 }
-
-// Secret is a value that no formatting verb, encoder or logger prints.
-type Secret struct{ value string }
-
-// NewSecret wraps a value.
-func NewSecret(s string) Secret { return Secret{s} }
-
-// Reveal is the value, for where it has to go.
-func (s Secret) Reveal() string { return s.value }
-
-// Format implements fmt.Formatter, for all verbs.
-func (Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[redacted]")) } // fmt has no use for the error
-
-// MarshalText implements encoding.TextMarshaler, for JSON and slog.
-func (Secret) MarshalText() ([]byte, error) { return []byte("[redacted]"), nil }
 
 // Check refuses half a login, and characters that a script cannot carry. It never shows the secret.
 func (l Login) Check() error {
@@ -129,7 +114,7 @@ func (l Login) Check() error {
 		return nil
 	case l.User == "" || len(l.User) > maxKey || !only(l.User, valueRunes):
 		return invalid("CHAP user", l.User, "1-64 of letters, digits and .,:/=@+~%_-")
-	case l.Secret.value == "" || len(l.Secret.value) > maxValue || !only(l.Secret.value, valueRunes):
+	case l.Secret.Reveal() == "" || len(l.Secret.Reveal()) > maxValue || !only(l.Secret.Reveal(), valueRunes):
 		return invalid("CHAP secret of "+l.User, "[redacted]", "1-512 of letters, digits and .,:/=@+~%_-: a boot script carries no others")
 	}
 	return nil

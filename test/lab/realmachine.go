@@ -11,6 +11,7 @@ import (
 
 	"rerack.dev/rerack/bmc/driver"
 	"rerack.dev/rerack/internal/fault"
+	"rerack.dev/rerack/internal/secret"
 	"rerack.dev/rerack/orchestrator/topology"
 	"rerack.dev/rerack/pxe/ipxe"
 	qemu "rerack.dev/rerack/test/qemu/machine"
@@ -98,7 +99,7 @@ func (l *Lab) bootLUN(workload string, v topology.VolumeSpec) (qemu.Boot, error)
 	}
 	var login ipxe.Login
 	if account.User != "" {
-		login = ipxe.Login{User: account.User, Secret: ipxe.NewSecret(account.Secret)}
+		login = ipxe.Login{User: account.User, Secret: secret.New(account.Secret)}
 	}
 	boot, err := ipxe.SAN(ipxe.Target{Portal: portal, Name: string(v.Target), LUN: uint16(v.LUN), Initiator: string(w.InitiatorIQN)}, login)
 	if err != nil {

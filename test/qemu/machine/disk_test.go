@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"rerack.dev/rerack/internal/secret"
 	"rerack.dev/rerack/pxe"
 	"rerack.dev/rerack/pxe/bootserver"
 	"rerack.dev/rerack/pxe/ipxe"
@@ -45,11 +46,11 @@ func TestASystemOnALUNMoves(t *testing.T) {
 	s := sitetest.New(t)
 	disk := installed(t, "db1")
 	v := s.SAN(disk)
-	const user, secret = "db1", "0123456789abcdef"
-	v.Login(user, secret)
+	const user, password = "db1", "0123456789abcdef"
+	v.Login(user, password)
 	boot := s.Serve(func(c *bootserver.Config) {
 		c.CHAP = func(context.Context, string) (ipxe.Login, error) {
-			return ipxe.Login{User: user, Secret: ipxe.NewSecret(secret)}, nil
+			return ipxe.Login{User: user, Secret: secret.New(password)}, nil
 		}
 	})
 	target := &ipxe.Target{Portal: netip.AddrPortFrom(s.Self, 3260), Name: sitetest.Volume, LUN: 1, Initiator: initiator}
